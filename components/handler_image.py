@@ -1,0 +1,58 @@
+"""The handler's image: where it is kept and how it is built.
+
+Owns the Artifact Registry repository and the build of handler/. Hands on a digest, never a tag: a tag can come to mean
+another image without a deployment. Pushes with the Docker login of the host, so no credential enters the state.
+"""
+
+from typing import TypedDict
+
+import pulumi
+import pulumi_docker as docker
+from pulumi_gcp import artifactregistry
+
+
+class HandlerImageArgs(TypedDict):
+    api: pulumi.Resource
+    """The enabled Artifact Registry API."""
+    project: str
+    location: str
+    """Region, the service's own."""
+    repository_name: str
+    image_name: str
+    context: str
+    """Folder of the Dockerfile, relative to the project: an absolute path would differ between machines."""
+
+
+class HandlerImage(pulumi.ComponentResource):
+    """cloud-run-tasks:index:HandlerImage. Produces: Repository `<name>-repository`, Image `<name>`."""
+
+    digest: pulumi.Output[str]
+    """`<repository>/<image>@sha256:...`, once it is pushed."""
+
+    def __init__(self, name: str, args: HandlerImageArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("cloud-run-tasks:index:HandlerImage", name, None, opts)
+        repository = artifactregistry.Repository(
+            f"{name}-repository",
+            project=args["project"],
+            location=args["location"],
+            repository_id=args["repository_name"],
+            format="DOCKER",
+            description="Images of the order handler",
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["api"]]),
+        )
+        host = f"{args['location']}-docker.pkg.dev"
+        image = docker.Image(
+            name,
+            image_name=repository.repository_id.apply(
+                lambda repository_id: f"{host}/{args['project']}/{repository_id}/{args['image_name']}:latest"
+            ),
+            build={
+                "context": args["context"],
+                "dockerfile": f"{args['context']}/Dockerfile",
+                "platform": "linux/amd64",
+                "builder_version": docker.BuilderVersion.BUILDER_BUILD_KIT,
+            },
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[repository]),
+        )
+        self.digest = image.repo_digest
+        self.register_outputs({"digest": self.digest})

@@ -1,0 +1,67 @@
+"""The account that Cloud Tasks signs in to the handler as.
+
+Owns the account, its right to invoke the one service, and who may act as it. Grants are members: the other bindings of
+a shared project stay.
+"""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import pulumi
+from pulumi_gcp import cloudrunv2, serviceaccount
+
+
+class TaskInvokerArgs(TypedDict):
+    iam_api: pulumi.Resource
+    """The enabled IAM API."""
+    project: str
+    """The queue's own project: Cloud Tasks signs in as accounts of no other."""
+    location: str
+    invoker_account: str
+    """Id of the account."""
+    invoker_display_name: str
+    service_name: pulumi.Input[str]
+    """The one Cloud Run service that the account may invoke."""
+    producers: Sequence[str]
+    """Members that may create tasks which sign in as the account."""
+
+
+class TaskInvoker(pulumi.ComponentResource):
+    """cloud-run-tasks:index:TaskInvoker. Produces: Account `<name>`, ServiceIamMember `<name>-run`,
+    one serviceaccount.IAMMember `<name>-user-<member>` a producer."""
+
+    email: pulumi.Output[str]
+    """The account's e-mail, usable once it may invoke the service and the producers may act as it."""
+
+    def __init__(self, name: str, args: TaskInvokerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("cloud-run-tasks:index:TaskInvoker", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        account = serviceaccount.Account(
+            name,
+            project=args["project"],
+            account_id=args["invoker_account"],
+            display_name=args["invoker_display_name"],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["iam_api"]]),
+        )
+        binding = cloudrunv2.ServiceIamMember(
+            f"{name}-run",
+            project=args["project"],
+            location=args["location"],
+            name=args["service_name"],
+            role="roles/run.invoker",
+            member=account.member,
+            opts=child,
+        )
+        users = [
+            serviceaccount.IAMMember(
+                f"{name}-user-{member}",
+                service_account_id=account.name,
+                role="roles/iam.serviceAccountUser",
+                member=member,
+                opts=child,
+            )
+            for member in args["producers"]
+        ]
+        grants = [grant.id for grant in (binding, *users)]
+        self.email = pulumi.Output.all(account.email, *grants).apply(lambda resolved: str(resolved[0]))
+        self.register_outputs({"email": self.email})

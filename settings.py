@@ -1,0 +1,312 @@
+"""What a stack may set: every key, its type, default, range and meaning, stated once.
+
+Reads the stack's configuration and refuses, before anything is declared, what the services would refuse later or,
+worse, accept and then lose tasks over: unknown keys, values out of range, figures that do not fit each other. All
+findings are reported together; each names the key, the value, the reason and the remedy.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
+
+import pulumi
+
+DISPATCH_DEADLINE_SECONDS = 600
+"""What Cloud Tasks grants one attempt of a task that names no deadline of its own."""
+
+
+class SettingsError(pulumi.RunError):
+    """The stack's configuration cannot be deployed; the message has a line for each finding."""
+
+
+class Rule(NamedTuple):
+    """What one setting means and accepts."""
+
+    default: Any
+    meaning: str
+    low: float = 0
+    high: float | None = None
+    pattern: str = ""
+    accepts: str = ""
+    """The pattern in words."""
+
+
+_ACCOUNT_ID: dict[str, Any] = {
+    "pattern": r"[a-z][a-z0-9-]{4,28}[a-z0-9]",
+    "accepts": "6 to 30 lower-case letters, digits and hyphens, first a letter, last no hyphen",
+}
+
+
+class QueueSettings(TypedDict):
+    """The queue's."""
+
+    queue_name: Annotated[
+        str,
+        Rule(
+            "cloud-run-tasks",
+            "Queue; a deleted queue's name stays blocked for days, so a rename cannot be undone at once",
+            pattern=r"[A-Za-z0-9-]{1,100}",
+            accepts="1 to 100 letters, digits and hyphens",
+        ),
+    ]
+    max_dispatches_per_second: Annotated[float, Rule(50.0, "Highest rate of dispatches", 0.001, 500)]
+    max_concurrent_dispatches: Annotated[int, Rule(20, "Dispatches that may be under way at once", 1, 5000)]
+    max_attempts: Annotated[int, Rule(5, "Attempts at a task, the first included; the handler knows it too", 1)]
+    min_backoff_seconds: Annotated[float, Rule(10.0, "Wait before the first retry", 0.001)]
+    max_backoff_seconds: Annotated[float, Rule(300.0, "Longest wait between two attempts", 0.001)]
+    max_doublings: Annotated[
+        int, Rule(4, "Times the wait doubles before it grows linearly; 0 would read as unset", 1, 100)
+    ]
+
+
+class ImageSettings(TypedDict):
+    """The image's."""
+
+    repository_name: Annotated[
+        str,
+        Rule(
+            "cloud-run-tasks",
+            "Artifact Registry repository of the handler's image",
+            pattern=r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+            accepts="1 to 63 lower-case letters, digits and hyphens, first a letter, last no hyphen",
+        ),
+    ]
+
+
+class ServiceSettings(TypedDict):
+    """The service's."""
+
+    service_name: Annotated[
+        str,
+        Rule(
+            "task-handler",
+            "Cloud Run service and its image",
+            pattern=r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?",
+            accepts="1 to 49 lower-case letters, digits and hyphens, first a letter, last no hyphen",
+        ),
+    ]
+    memory: Annotated[
+        str,
+        Rule(
+            "512Mi",
+            "Memory of one instance, which has one CPU",
+            pattern=r"(12[89]|1[3-9]\d|[2-9]\d\d|[1-3]\d{3}|40[0-8]\d|409[0-6])Mi|[1-4]Gi",
+            accepts="128Mi to 4096Mi, or 1Gi to 4Gi",
+        ),
+    ]
+    handler_timeout_seconds: Annotated[
+        int,
+        Rule(
+            300,
+            "Longest request; never longer than Cloud Tasks waits, or a retry overlaps it",
+            1,
+            DISPATCH_DEADLINE_SECONDS,
+        ),
+    ]
+    max_instances: Annotated[int, Rule(10, "Most instances of the service", 1, 1000)]
+    container_concurrency: Annotated[int, Rule(20, "Requests that one instance takes at once", 1, 1000)]
+    deletion_protection: Annotated[bool, Rule(True, "Refuse to delete the service, on `pulumi destroy` too")]
+    handler_account: Annotated[str, Rule("task-handler-sa", "Id of the account the handler runs as", **_ACCOUNT_ID)]
+
+
+class InvokerSettings(TypedDict):
+    """The invoker's."""
+
+    invoker_account: Annotated[
+        str, Rule("cloud-tasks-invoker", "Id of the account that Cloud Tasks signs in as", **_ACCOUNT_ID)
+    ]
+    invoker_display_name: Annotated[
+        str,
+        Rule("Cloud Tasks Invoker", "Display name of that account", pattern=r".{1,100}", accepts="1 to 100 characters"),
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One stack's settings, checked; a section for each component that takes figures."""
+
+    project: str
+    """`gcp:project`: the Google Cloud project that everything is declared in."""
+
+    region: Annotated[
+        str,
+        Rule(
+            "us-central1",
+            "Region of queue, image and service; tasks never cross regions",
+            pattern=r"[a-z]+-[a-z]+[0-9]+",
+            accepts="a region such as us-central1",
+        ),
+    ]
+    producers: Annotated[
+        tuple[str, ...],
+        Rule(
+            (),
+            "Members that may create tasks and act as the invoker, such as the web app's account",
+            pattern=r"(serviceAccount|user|group):[^\s@:]+@[^\s@:]+|principal(Set)?://iam\.googleapis\.com/\S+",
+            accepts="a list of `serviceAccount:`, `user:`, `group:` with an e-mail, `principal://`, `principalSet://`",
+        ),
+    ]
+    queue: QueueSettings
+    image: ImageSettings
+    service: ServiceSettings
+    invoker: InvokerSettings
+
+
+class _Setting(NamedTuple):
+    section: str
+    """Field of Settings; empty for a setting that stands there itself."""
+    name: str
+    type: type
+    rule: Rule
+
+
+def _settings() -> dict[str, _Setting]:
+    """Every setting by its key."""
+    found: dict[str, _Setting] = {}
+
+    def visit(owner: type, section: str) -> None:
+        for name, hint in get_type_hints(owner, include_extras=True).items():
+            if hasattr(hint, "__metadata__"):
+                key = re.sub(r"_(.)", lambda match: match[1].upper(), name)
+                found[key] = _Setting(section, name, hint.__origin__, hint.__metadata__[0])
+            elif hint is not str:
+                visit(hint, name)
+
+    visit(Settings, "")
+    return found
+
+
+_SETTINGS = _settings()
+_PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+
+def load() -> Settings:
+    """The current stack's settings; raises SettingsError with every finding."""
+    return parse(raw_configuration(), pulumi.get_project())
+
+
+def raw_configuration() -> dict[str, str]:
+    """Every configured key, `namespace:key`, with its text.
+
+    `pulumi.Config` reads one key at a time and cannot list them, so unknown ones would pass unseen."""
+    return {**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()}
+
+
+def parse(configuration: Mapping[str, str], namespace: str) -> Settings:
+    """Settings out of `namespace:key` texts; raises SettingsError with every finding."""
+    findings: list[str] = []
+    project = configuration.get("gcp:project", "")
+    if not _PROJECT.fullmatch(project):
+        remedy = "set it: pulumi config set gcp:project PROJECT_ID"
+        findings.append(f"gcp:project = {project!r}: must be the id of a Google Cloud project; {remedy}")
+    values = {key: setting.rule.default for key, setting in _SETTINGS.items()}
+    for full_key, text in sorted(configuration.items()):
+        space, _, key = full_key.partition(":")
+        if space in ("gcp", "docker", "pulumi"):
+            continue
+        if space != namespace:
+            remedy = f"set {namespace}:{key} instead, or remove it: pulumi config rm {full_key}"
+            findings.append(f"{full_key} = {text!r}: {space!r} is not this project; {remedy}")
+        elif key not in _SETTINGS:
+            near = difflib.get_close_matches(key, _SETTINGS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            findings.append(f"{full_key} = {text!r}: no such setting{hint}; remove it: pulumi config rm {key}")
+        else:
+            try:
+                values[key] = _value(_SETTINGS[key], text)
+            except ValueError:
+                findings.append(f"{full_key} = {text!r}: must be {_accepts(_SETTINGS[key])}; {_remedy(key)}")
+    if not findings:
+        findings = [f"{namespace}:{k} = {_text(values[k])!r}: {why}" for k, why in _conflicts(values)]
+    if findings:
+        lines = "\n".join(f"  {finding}" for finding in findings)
+        raise SettingsError(f"The configuration of this stack cannot be deployed:\n{lines}")
+    fields: dict[str, Any] = {"project": project}
+    for key, (section, name, _, _) in _SETTINGS.items():
+        (fields.setdefault(section, {}) if section else fields)[name] = values[key]
+    return Settings(**fields)
+
+
+def _conflicts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Broken rules between settings: the key to change, and why."""
+    conflicts = []
+    capacity = values["maxInstances"] * values["containerConcurrency"]
+    if values["maxConcurrentDispatches"] > capacity:
+        reason = (
+            f"must not exceed maxInstances x containerConcurrency = {capacity}, or the service answers 429 and tasks "
+            "use up their attempts; lower it, or raise one of those"
+        )
+        conflicts.append(("maxConcurrentDispatches", reason))
+    if values["minBackoffSeconds"] > values["maxBackoffSeconds"]:
+        reason = f"must not exceed maxBackoffSeconds = {values['maxBackoffSeconds']:g}; lower it, or raise that"
+        conflicts.append(("minBackoffSeconds", reason))
+    if values["handlerAccount"] == values["invokerAccount"]:
+        reason = "must not be invokerAccount, or the handler could invoke itself; give each its own id"
+        conflicts.append(("handlerAccount", reason))
+    if len(set(values["producers"])) < len(values["producers"]):
+        conflicts.append(("producers", "must name each member once; remove the repetition"))
+    return conflicts
+
+
+def _value(setting: _Setting, text: str) -> Any:  # noqa: ANN401 - of the setting's own type
+    """The setting's value out of its text; ValueError where it is not accepted."""
+    rule = setting.rule
+    value: Any
+    if setting.type is str:
+        value = text
+        accepted = bool(re.fullmatch(rule.pattern, text))
+    elif setting.type in (int, float):
+        value = setting.type(text)
+        accepted = math.isfinite(value) and rule.low <= value <= (math.inf if rule.high is None else rule.high)
+    elif setting.type is bool:
+        value = json.loads(text)
+        accepted = isinstance(value, bool)
+    else:
+        items = json.loads(text)
+        accepted = isinstance(items, list) and all(isinstance(i, str) and re.fullmatch(rule.pattern, i) for i in items)
+        value = tuple(items) if accepted else ()
+    if not accepted:
+        raise ValueError(text)
+    return value
+
+
+def _accepts(setting: _Setting) -> str:
+    """What a setting accepts, in words."""
+    if setting.type is bool:
+        return "true or false"
+    if setting.type not in (int, float):
+        return setting.rule.accepts
+    noun = "a whole number" if setting.type is int else "a number"
+    upper = "up" if setting.rule.high is None else f"to {setting.rule.high:g}"
+    return f"{noun} from {setting.rule.low:g} {upper}"
+
+
+def _remedy(key: str) -> str:
+    default = _SETTINGS[key].rule.default
+    if isinstance(default, tuple):
+        return f"set an item: pulumi config set --path '{key}[0]' serviceAccount:WEB_APP_EMAIL"
+    return f"set it: pulumi config set {key} {shlex.quote(_text(default))}"
+
+
+def _text(value: object) -> str:
+    """A value as the configuration writes it."""
+    if isinstance(value, bool | tuple):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table() -> str:
+    """The settings as a Markdown table, for the README."""
+    rows = ["| setting | default | accepts | meaning |", "| --- | --- | --- | --- |"]
+    for key, setting in _SETTINGS.items():
+        rows.append(f"| `{key}` | `{_text(setting.rule.default)}` | {_accepts(setting)} | {setting.rule.meaning} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201 - this is its output
