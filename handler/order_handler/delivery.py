@@ -1,0 +1,45 @@
+"""What Cloud Tasks says about this attempt: headers -> Delivery.
+
+The headers are information, never identity: whoever may invoke the service can send them. A count that is missing or
+malformed stays unknown, and an attempt that is unknown is the last one: nothing promises another.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+# Cloud Tasks counts in 32 bits: ten digits.
+_COUNT = re.compile(r"[0-9]{1,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    queue: str | None
+    """Short id; None if the header is missing."""
+    task: str
+    """Short id."""
+    retry_count: int | None
+    """All earlier attempts, whatever became of them; None if missing or malformed."""
+
+    @classmethod
+    def read(cls, headers: Mapping[str, str]) -> Self | None:
+        """The delivery in these headers (lower-case names), or None: a direct call."""
+        task = headers.get("x-cloudtasks-taskname")
+        if task is None:
+            return None
+        # Never ExecutionCount: it leaves out the attempts that ended in 5xx.
+        count = headers.get("x-cloudtasks-taskretrycount", "")
+        return cls(
+            queue=headers.get("x-cloudtasks-queuename"),
+            task=task,
+            retry_count=int(count) if _COUNT.fullmatch(count) else None,
+        )
+
+    @property
+    def attempt(self) -> int | None:
+        """1 for the first."""
+        return None if self.retry_count is None else self.retry_count + 1
+
+    def is_last(self, max_attempts: int) -> bool:
+        return self.attempt is None or self.attempt >= max_attempts

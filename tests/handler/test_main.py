@@ -1,0 +1,183 @@
+"""The handler as the container starts it: a process of its own, a socket, signals, standard output."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+ORDER = b'{"orderId": "ORD-1", "action": "update_inventory"}'
+
+# Ends an order when a line arrives on standard input.
+WAITING = """
+import asyncio, sys
+from order_handler import orders
+from order_handler.__main__ import main
+
+@orders.action("wait")
+async def wait(order):
+    print('{"message": "waiting"}', flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    return "waited"
+
+main()
+"""
+
+
+class Server:
+    def __init__(self, process: subprocess.Popen[str], stdout: IO[str]) -> None:
+        self.process = process
+        self.stdout = stdout
+        self.port = int(self.line_with("Uvicorn running on")["message"].split(":")[2].split()[0])
+
+    def line_with(self, text: str) -> dict[str, Any]:
+        for line in self.stdout:
+            found: dict[str, Any] = json.loads(line)
+            if text in found["message"]:
+                return found
+        pytest.fail(f"The handler ended without a line with {text!r}")
+
+    def connect(self) -> closing[HTTPConnection]:
+        return closing(HTTPConnection("127.0.0.1", self.port, timeout=30))
+
+    def post(self, body: bytes) -> tuple[int, Any]:
+        with self.connect() as connection:
+            return post(connection, body)
+
+    def end(self) -> list[dict[str, Any]]:
+        """Sends SIGTERM; the log lines not read so far, once the process ended well."""
+        self.process.send_signal(signal.SIGTERM)
+        lines = [json.loads(line) for line in self.stdout]
+        assert self.process.wait(30) == 0
+        return lines
+
+
+def post(connection: HTTPConnection, body: bytes) -> tuple[int, Any]:
+    connection.request("POST", "/process-order", body)
+    response = connection.getresponse()
+    return response.status, json.load(response)
+
+
+def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    variables = {**os.environ, "PORT": "0", "MAX_ATTEMPTS": "5", **changes}
+    return {name: value for name, value in variables.items() if value is not None}
+
+
+@contextmanager
+def serve(*arguments: str) -> Iterator[Server]:
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment({}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield Server(process, process.stdout)
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def test_it_answers_on_its_port_and_logs_one_line_an_order() -> None:
+    with serve("-m", "order_handler") as server:
+        with server.connect() as connection:
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"Task handler is running"
+            assert post(connection, ORDER) == (200, {"status": "processed", "orderId": "ORD-1"})
+            assert post(connection, b"{}") == (400, {"error": "Missing orderId or action"})
+        lines = server.end()
+    assert all(line.keys() >= {"severity", "message", "time"} for line in lines)
+    assert [line["message"] for line in lines[:3]] == [
+        "Stock for ORD-1 updated (simulated)",
+        "Missing orderId or action",
+        "Shutting down",
+    ]
+
+
+def test_a_body_over_1_mib_is_refused_and_the_connection_lives_on() -> None:
+    with serve("-m", "order_handler") as server:
+        with server.connect() as connection:
+            assert post(connection, bytes(3 * 2**20)) == (400, {"error": "Body is over 1 MiB"})
+            assert post(connection, ORDER)[0] == 200
+        server.end()
+
+
+def test_what_is_not_http_is_logged_in_json_too() -> None:
+    with serve("-m", "order_handler") as server:
+        with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+            connection.sendall(b"hello\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        assert server.line_with("Invalid HTTP request")["severity"] == "WARNING"
+        server.end()
+
+
+def test_sigterm_lets_the_order_in_flight_finish(tmp_path: Path) -> None:
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    answers = []
+    with serve(str(script)) as server:
+        order = b'{"orderId": "ORD-1", "action": "wait"}'
+        caller = threading.Thread(target=lambda: answers.append(server.post(order)))
+        caller.start()
+        server.line_with("waiting")
+        server.process.send_signal(signal.SIGTERM)
+        server.line_with("Shutting down")
+        assert server.process.stdin is not None
+        server.process.stdin.write("\n")
+        server.process.stdin.flush()
+        assert server.line_with("waited")["status"] == 200
+        caller.join(30)
+        assert answers == [(200, {"status": "processed", "orderId": "ORD-1"})]
+        assert server.process.wait(30) == 0
+
+
+def test_an_idle_connection_does_not_hold_up_the_end() -> None:
+    with serve("-m", "order_handler") as server, server.connect() as connection:
+        assert post(connection, ORDER)[0] == 200
+        assert "Finished server process" in server.end()[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_ATTEMPTS", None), ("MAX_ATTEMPTS", "0"), ("MAX_ATTEMPTS", "many"), ("PORT", "http")]
+)
+def test_a_bad_environment_ends_it_with_one_line(name: str, value: str | None) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "order_handler"],
+        env=environment({name: value}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(name)
+
+
+def test_a_port_in_use_ends_it_with_an_error_line() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = subprocess.run(
+            [sys.executable, "-m", "order_handler"],
+            env=environment({"PORT": str(port)}),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode != 0
+    [error] = [line for line in map(json.loads, ended.stdout.splitlines()) if line["severity"] == "ERROR"]
+    assert str(port) in error["message"]
