@@ -1,0 +1,203 @@
+"""The command line: `python -m local up` runs the program's cloud on this machine."""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pulumi
+from rich.console import Console
+
+from local.cloud import Cloud, Ports, PortTakenError, declared, listen
+from local.cloud_tasks import Event
+from local.program import ProgramError, evaluate, stack_configuration
+from local.report import Report
+from local.store import Store
+
+LOCAL_PROJECT = "local-project"
+"""The project of a stack that names none."""
+
+log = logging.getLogger("local")
+
+
+class StateError(Exception):
+    """The state folder cannot be used; the message says what to do."""
+
+
+def main() -> int:
+    started = time.monotonic()
+    arguments = _arguments()
+    console = Console(stderr=True)
+    logging.basicConfig(handlers=[ConsoleHandler(console)])
+    logging.getLogger("local").setLevel(logging.INFO)
+    try:
+        config = {"gcp:project": LOCAL_PROJECT, **stack_configuration(arguments.stack)}
+        with _open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as store:
+            ports = _ports(store, arguments.port)
+            with listen(ports.service, "the service") as listener:
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                program = declared(evaluate(stack=arguments.stack, config=config, service_url=url))
+                cloud = Cloud(program, store, listener, ports, time.time)
+                return asyncio.run(_up(cloud, arguments, console, started))
+    except (ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local", description="The program's cloud on this machine.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    up = commands.add_parser("up", help="run what the program declares until Ctrl-C")
+    up.add_argument("--stack", default="dev", metavar="NAME", help="whose Pulumi.NAME.yaml to use (default: dev)")
+    up.add_argument("--orders", type=Path, metavar="FILE", help="send these orders: one JSON object a line")
+    up.add_argument("--exit-when-idle", action="store_true", help="end when no running queue has a task left")
+    up.add_argument("--json", action="store_true", help="print the addresses as one line of JSON when ready")
+    up.add_argument("--state", type=Path, metavar="DIR", help="keep tasks and ports in DIR (default: a new folder)")
+    up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N, N+1 and N+2 (default: free ports)")
+    arguments = parser.parse_args()
+    if not 0 <= arguments.port <= 65533:
+        parser.error("--port must be from 1 to 65533")
+    if arguments.orders and not arguments.orders.is_file():
+        parser.error(f"--orders: there is no file {arguments.orders}")
+    return arguments
+
+
+@contextlib.contextmanager
+def _open_state(folder: Path | None, stack: str) -> Iterator[Store]:
+    """The state in `folder`, which must be of this stack; a folder of our own goes unless it still holds tasks."""
+    path = folder or Path(tempfile.mkdtemp(prefix="cloud-run-tasks-"))
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        store = Store(path / "state.sqlite")
+    except sqlite3.DatabaseError as error:
+        remedy = "end the local cloud that uses it, or choose another --state"
+        raise StateError(f"the state folder {path} cannot be opened: {error}; {remedy}") from None
+    with contextlib.closing(store):
+        owner = store.fact("stack")
+        if owner not in (None, stack):
+            raise StateError(f"the state folder {path} is of {owner}, not of {stack}; choose another --state")
+        store.set_fact("stack", stack)
+        try:
+            yield store
+        finally:
+            left = store.open_tasks()
+            if folder is None and not left:
+                shutil.rmtree(path)
+            elif left:
+                log.warning("%d tasks are still to do; go on with them: --state %s", left, path)
+
+
+def _ports(store: Store, first: int) -> Ports:
+    """The ports to use: the state's own, since its tasks carry them, or the ones asked for."""
+    known = store.fact("ports")
+    if known is None:
+        return Ports.from_first(first)
+    ports = Ports(**json.loads(known))
+    if first and ports != Ports.from_first(first):
+        raise StateError(
+            f"the state folder keeps port {ports.tasks_grpc}, which its tasks carry, not {first}; "
+            "leave out --port, or choose another --state"
+        )
+    return ports
+
+
+async def _up(cloud: Cloud, arguments: argparse.Namespace, console: Console, started: float) -> int:
+    """Serve until there is nothing left to do or to wait for; the exit code."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    failed = False
+    async with cloud:
+        report = Report(cloud.tasks, console)
+        cloud.store.set_fact("ports", json.dumps(dataclasses.asdict(cloud.ports)))
+        if arguments.json:
+            print(json.dumps(cloud.addresses()), flush=True)  # noqa: T201 - its one line of output
+        log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
+        if arguments.orders:
+            with report.bar():
+                failed = await _send(arguments.orders, cloud, stop) != 0
+                await _idle(cloud, stop)
+            console.print(report.table())
+            failed |= report.total(Event.GONE) > 0
+        elif arguments.exit_when_idle:
+            await _idle(cloud, stop)
+        if not arguments.exit_when_idle:
+            console.print(_next_commands(cloud), markup=False, highlight=False, soft_wrap=True)
+            logging.getLogger("handler").setLevel(logging.INFO)
+            await stop.wait()
+            log.info("Ending: waiting for the attempts under way")
+    return int(failed)
+
+
+async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
+    """Send the orders as a web app would, through the producer in a process of its own; its exit code."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "order_tasks", "send", str(orders), "--json"),
+        env={**os.environ, **cloud.producer_environment()},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+
+    async def relay(lines: asyncio.StreamReader) -> None:
+        async for line in lines:
+            log.warning("producer: %s", line.decode(errors="replace").rstrip())
+
+    stopped = asyncio.create_task(stop.wait())
+    ended = asyncio.gather(relay(process.stderr), process.wait())
+    await asyncio.wait((stopped, ended), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if process.returncode is None:
+        process.terminate()
+    await ended
+    return process.returncode or 0
+
+
+async def _idle(cloud: Cloud, stop: asyncio.Event) -> None:
+    """Wait until no running queue has a task, or for the signal to end."""
+    while not stop.is_set() and cloud.tasks.busy():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.05)
+
+
+def _next_commands(cloud: Cloud) -> str:
+    """What to type next, in another terminal."""
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in cloud.producer_environment().items())
+    at = cloud.addresses()
+    token = f"curl -s '{at['issuer']}/token?email={at['invoker_email']}&audience={at['service_url']}'"
+    return f"""
+Serving until Ctrl-C. In another terminal:
+  export {exports}
+  .venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com
+  curl -H "Authorization: Bearer $({token})" {at["service_url"]}/
+"""
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines above the progress bar, never wrapped; a handler's own are JSON."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else None
+        self._console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

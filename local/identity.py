@@ -1,0 +1,126 @@
+"""Who calls whom: the declared accounts, and the OIDC tokens that Cloud Tasks signs in with.
+
+Tokens are as the real ones: RS256 with a key id, an hour long, the same claims. The keys stay with the state, so that
+a token outlives a restart. An account that the program does not declare gets none.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jwt
+from aiohttp import web
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+TOKEN_SECONDS = 3600
+
+
+class InvalidTokenError(Exception):
+    """A token that Cloud Run answers 401 to; the message says why."""
+
+
+def new_key() -> str:
+    """A signing key, as PEM text."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
+
+
+class Identity:
+    """The token issuer of one local cloud."""
+
+    def __init__(self, issuer: str, accounts: Iterable[str], key: str, clock: Callable[[], float]) -> None:
+        """`accounts`: e-mails. `key`: as `new_key` makes it. `clock`: seconds since the epoch."""
+        self.issuer = issuer
+        self.accounts = frozenset(accounts)
+        self._clock = clock
+        private_key = serialization.load_pem_private_key(key.encode(), password=None)
+        assert isinstance(private_key, rsa.RSAPrivateKey)
+        self._private_key = private_key
+        self._public_key = self._private_key.public_key()
+        self._key_id = hashlib.sha256(key.encode()).hexdigest()[:40]
+        self._signed = functools.lru_cache(maxsize=64)(self._sign)
+        self._checked = functools.lru_cache(maxsize=64)(self._check)
+
+    def token(self, email: str, audience: str) -> str:
+        """A token of a declared account; raises KeyError for another."""
+        if email not in self.accounts:
+            raise KeyError(email)
+        return self._signed(email, audience, int(self._clock()))  # of one second all are the same to the letter
+
+    def _sign(self, email: str, audience: str, now: int) -> str:
+        number = _unique_id(email)
+        claims = {
+            "aud": audience,
+            "azp": number,
+            "email": email,
+            "email_verified": True,
+            "exp": now + TOKEN_SECONDS,
+            "iat": now,
+            "iss": self.issuer,
+            "sub": number,
+        }
+        return jwt.encode(claims, self._private_key, algorithm="RS256", headers={"kid": self._key_id})
+
+    def email(self, token: str, audience: str) -> str:
+        """The account that a token is of; raises InvalidTokenError."""
+        claims = self._checked(token, audience)
+        if claims["exp"] <= self._clock():
+            raise InvalidTokenError("the token has expired")
+        return str(claims["email"])
+
+    def _check(self, token: str, audience: str) -> dict[str, Any]:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._public_key,
+                algorithms=["RS256"],
+                audience=audience,
+                issuer=self.issuer,
+                options={"require": ["exp", "iat", "email"], "verify_exp": False, "verify_iat": False},
+            )
+        except jwt.InvalidTokenError as error:
+            raise InvalidTokenError(str(error)) from None
+        return claims
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the issuer serves: discovery, keys, and `/token` for people with curl."""
+        return [
+            web.get("/.well-known/openid-configuration", self._discovery),
+            web.get("/keys", self._keys),
+            web.get("/token", self._token),
+        ]
+
+    async def _discovery(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "issuer": self.issuer,
+                "jwks_uri": f"{self.issuer}/keys",
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+                "claims_supported": ["aud", "azp", "email", "email_verified", "exp", "iat", "iss", "sub"],
+            }
+        )
+
+    async def _keys(self, _: web.Request) -> web.Response:
+        key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self._public_key))
+        return web.json_response({"keys": [{**key, "kid": self._key_id, "alg": "RS256", "use": "sig"}]})
+
+    async def _token(self, request: web.Request) -> web.Response:
+        email, audience = request.query.get("email", ""), request.query.get("audience", "")
+        if not email or not audience:
+            return web.Response(status=400, text="Both are needed: /token?email=ACCOUNT&audience=URL\n")
+        try:
+            return web.Response(text=self.token(email, audience))
+        except KeyError:
+            names = "\n".join(sorted(self.accounts))
+            return web.Response(status=404, text=f"The program declares no account {email}; it declares:\n{names}\n")
+
+
+def _unique_id(email: str) -> str:
+    """A service account's 21-digit id, the same for the same e-mail."""
+    return str(10**20 + int.from_bytes(hashlib.sha256(email.encode()).digest()) % (9 * 10**20))

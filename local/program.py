@@ -1,0 +1,208 @@
+"""What the program declares, found by running it under Pulumi's mocks.
+
+Runs `__main__.py` unchanged, or any callable, and records every registration. Adds only what the servers would
+compute (addresses, e-mails, digests); refuses a resource that is declared twice and any call to a provider. Mocks see
+neither the provider's schema nor IAM: those show against the real engine and in the running local cloud.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import hashlib
+import json
+import logging
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import yaml
+from pulumi.runtime import mocks, rpc
+from pulumi.runtime.proto import resource_pb2
+from pulumi.runtime.settings import get_root_resource
+from pulumi.runtime.stack import Stack, run_pulumi_func
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICE_URL = "https://task-handler.example"
+"""The address of the Cloud Run service where the caller names none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """One declared resource."""
+
+    urn: str
+    type: str
+    """Token, such as `gcp:cloudtasks/queue:Queue`."""
+    name: str
+    parent: str
+    """URN."""
+    inputs: Mapping[str, Any]
+    """camelCase keys; numbers are floats; an unknown value is missing."""
+    id: str
+    """As the server gives it; empty in a preview."""
+    outputs: Mapping[str, Any]
+    """The inputs and what the server computes."""
+    depends_on: frozenset[str]
+    """URNs, through values and options alike."""
+    options: resource_pb2.RegisterResourceRequest
+    """The registration as the engine receives it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What one run of the program declared."""
+
+    resources: Mapping[str, Resource]
+    """By URN, in the order of declaration."""
+    exports: Mapping[str, Any]
+    """Values; None where still unknown (preview)."""
+
+    def of_type(self, token: str) -> list[Resource]:
+        return [resource for resource in self.resources.values() if resource.type == token]
+
+
+class ProgramError(Exception):
+    """The program cannot be evaluated here; the message says what to do."""
+
+
+def stack_configuration(stack: str, root: Path = ROOT) -> dict[str, str]:
+    """The keys and texts of `Pulumi.<stack>.yaml`, without its encrypted values.
+
+    Raises ProgramError where the file is missing or is not a stack's configuration."""
+    file = root / f"Pulumi.{stack}.yaml"
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except FileNotFoundError:
+        stacks = sorted(path.name.split(".")[1] for path in root.glob("Pulumi.*.yaml"))
+        raise ProgramError(f"no stack {stack!r}: {file} does not exist; stacks here: {', '.join(stacks)}") from None
+    except yaml.YAMLError as error:
+        raise ProgramError(f"{file} is not YAML: {error}") from None
+    config = content.get("config") or {} if isinstance(content, dict) else None
+    if not isinstance(config, dict):
+        raise ProgramError(f"{file}: `config:` must map keys to values")
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in config.items()
+        if not (isinstance(value, dict) and "secure" in value)
+    }
+
+
+def evaluate(
+    program: Callable[[], object] | Path = ROOT / "__main__.py",
+    *,
+    stack: str = "dev",
+    config: Mapping[str, str] | None = None,
+    preview: bool = False,
+    service_url: str = SERVICE_URL,
+) -> Evaluation:
+    """Run the program as `stack` with `config` (default: the stack's file) and return what it declared.
+
+    `preview` leaves unknown what only servers compute, as in the first preview. Raises what the program raises."""
+    configuration = stack_configuration(stack) if config is None else dict(config)
+    context = contextvars.Context()  # mocks keep the root stack in the context: exports would leak into the next run
+    return context.run(_evaluate, program, stack, configuration, preview, service_url)
+
+
+def _evaluate(
+    program: Callable[[], object] | Path, stack: str, config: dict[str, str], preview: bool, service_url: str
+) -> Evaluation:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        project = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["name"]
+        recorder = _Recorder(preview, service_url)
+        pulumi.runtime.set_all_config(config)
+        pulumi.runtime.set_mocks(recorder.mocks, project, stack, preview, logging.getLogger("pulumi"), recorder)
+
+        async def run() -> None:
+            if isinstance(program, Path):
+                with _program_path(program):
+                    runpy.run_path(str(program), run_name="__main__")
+            else:
+                program()
+
+        async def run_and_resolve() -> dict[str, Any]:
+            await run_pulumi_func(run)
+            root = get_root_resource()
+            assert isinstance(root, Stack)
+            return {name: await pulumi.Output.from_input(value).future() for name, value in root.outputs.items()}
+
+        exports = loop.run_until_complete(run_and_resolve())
+        return Evaluation(recorder.declared, exports)
+    finally:
+        loop.close()
+        asyncio.set_event_loop(None)
+
+
+@contextlib.contextmanager
+def _program_path(program: Path) -> Iterator[None]:
+    """The program's folder as working directory and first on the import path, as under `pulumi up`."""
+    folder = str(program.parent)
+    sys.path.insert(0, folder)
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        sys.path.remove(folder)
+
+
+class _Recorder(mocks.MockMonitor):
+    """Keeps each registration whole; plain mocks overwrite a repeated URN in silence."""
+
+    def __init__(self, preview: bool, service_url: str) -> None:
+        super().__init__(_Servers(preview, service_url))
+        self.declared: dict[str, Resource] = {}
+
+    def RegisterResource(self, request: resource_pb2.RegisterResourceRequest) -> Any:  # noqa: ANN401, N802
+        urn = self.make_urn(request.parent, request.type, request.name)
+        if urn in self.declared:
+            raise ProgramError(f"{request.type} {request.name!r} is declared twice; give one another name")
+        response = super().RegisterResource(request)  # type: ignore[no-untyped-call]
+        if request.type != "pulumi:pulumi:Stack":
+            self.declared[urn] = Resource(
+                urn=urn,
+                type=request.type,
+                name=request.name,
+                parent=request.parent,
+                inputs=rpc.deserialize_properties(request.object),
+                id=self.resources[urn].id or "",
+                outputs=self.resources[urn].state,
+                depends_on=frozenset(request.dependencies),
+                options=request,
+            )
+        return response
+
+
+class _Servers(mocks.Mocks):
+    """What the real services add to a resource."""
+
+    def __init__(self, preview: bool, service_url: str) -> None:
+        self._preview = preview
+        self._service_url = service_url
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        if self._preview:
+            return None, args.inputs
+        given = args.inputs
+        match args.typ:
+            case "gcp:cloudtasks/queue:Queue":
+                path = f"projects/{given['project']}/locations/{given['location']}/queues/{given['name']}"
+                return path, given
+            case "gcp:cloudrunv2/service:Service":
+                return f"{args.name}_id", {**given, "uri": self._service_url}
+            case "gcp:serviceaccount/account:Account":
+                email = f"{given['accountId']}@{given['project']}.iam.gserviceaccount.com"
+                path = f"projects/{given['project']}/serviceAccounts/{email}"
+                return path, {**given, "email": email, "member": f"serviceAccount:{email}", "name": path}
+            case "docker:index/image:Image":
+                repository = given["imageName"].rpartition(":")[0]
+                digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+                return digest, {**given, "repoDigest": f"{repository}@sha256:{digest}"}
+        return f"{args.name}_id", given
+
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
+        raise ProgramError(f"the program calls {args.token}, which has no answer without the cloud")

@@ -1,0 +1,137 @@
+"""The local cloud's memory: tasks, queues, blocked names, keys and ports, in one SQLite file.
+
+Every call that changes something is committed when it returns. Write-ahead logging with synchronous=NORMAL: a commit
+survives the death of the process at any moment, kill -9 included; only the loss of power may undo the last ones.
+"""
+
+import contextlib
+import dataclasses
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS queues (path TEXT PRIMARY KEY, message BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    queue TEXT NOT NULL, id TEXT NOT NULL, due REAL NOT NULL, in_flight INTEGER NOT NULL,
+    executions INTEGER NOT NULL, previous_status INTEGER NOT NULL, message BLOB NOT NULL, PRIMARY KEY (queue, id)
+);
+CREATE TABLE IF NOT EXISTS blocked_names (
+    queue TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (queue, id)
+) WITHOUT ROWID;
+"""
+
+
+@dataclasses.dataclass(slots=True)
+class StoredTask:
+    """One task as it is kept."""
+
+    id: str
+    message: bytes
+    """google.cloud.tasks.v2.Task, serialized."""
+    due: float
+    """Seconds since the epoch; while in flight, the time it was due."""
+    in_flight: bool = False
+    executions: int = 0
+    """Attempts so far that got an answer other than 5xx."""
+    previous_status: int = 0
+    """HTTP status of the last attempt; 0 before it."""
+
+
+class Store:
+    """An open state file; not for several processes at once."""
+
+    def __init__(self, file: Path) -> None:
+        self._db = sqlite3.connect(file, timeout=1, isolation_level=None)
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything within is committed at once, or not at all."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def fact(self, key: str) -> str | None:
+        """What is known under `key`: the stack, the ports, the signing key."""
+        row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def set_fact(self, key: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
+
+    def queues(self) -> list[bytes]:
+        """The messages of all queues, by path."""
+        return [row[0] for row in self._db.execute("SELECT message FROM queues ORDER BY path")]
+
+    def put_queue(self, path: str, message: bytes) -> None:
+        self._db.execute("INSERT OR REPLACE INTO queues VALUES (?, ?)", (path, message))
+
+    def schedule(self, queue: str) -> Iterator[tuple[str, float, bool]]:
+        """Every task's id, due time and whether it is in flight; no messages, since there may be many."""
+        return iter(self._db.execute("SELECT id, due, in_flight FROM tasks WHERE queue = ? ORDER BY rowid", (queue,)))
+
+    def task(self, queue: str, task: str) -> StoredTask | None:
+        row = self._db.execute(
+            "SELECT id, message, due, in_flight, executions, previous_status FROM tasks WHERE queue = ? AND id = ?",
+            (queue, task),
+        ).fetchone()
+        return row and StoredTask(*row)
+
+    def tasks(self, queue: str, after: str, limit: int) -> list[StoredTask]:
+        """Up to `limit` tasks whose ids follow `after`, by id."""
+        rows = self._db.execute(
+            "SELECT id, message, due, in_flight, executions, previous_status FROM tasks"
+            " WHERE queue = ? AND id > ? ORDER BY id LIMIT ?",
+            (queue, after, limit),
+        )
+        return [StoredTask(*row) for row in rows]
+
+    def open_tasks(self) -> int:
+        """How many tasks there are, in all queues."""
+        count: int = self._db.execute("SELECT count(*) FROM tasks").fetchone()[0]
+        return count
+
+    def add_task(self, queue: str, task: StoredTask) -> None:
+        """Raises sqlite3.IntegrityError where there is one of that id."""
+        self._db.execute(
+            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (queue, task.id, task.due, task.in_flight, task.executions, task.previous_status, task.message),
+        )
+
+    def update_task(self, queue: str, task: StoredTask) -> None:
+        self._db.execute(
+            "UPDATE tasks SET due = ?, in_flight = ?, executions = ?, previous_status = ?, message = ?"
+            " WHERE queue = ? AND id = ?",
+            (task.due, task.in_flight, task.executions, task.previous_status, task.message, queue, task.id),
+        )
+
+    def end_task(self, queue: str, task: str, blocked_until: float) -> None:
+        """Remove the task and block its name."""
+        with self.transaction():
+            self._db.execute("DELETE FROM tasks WHERE queue = ? AND id = ?", (queue, task))
+            self._db.execute("INSERT OR REPLACE INTO blocked_names VALUES (?, ?, ?)", (queue, task, blocked_until))
+
+    def end_all_tasks(self, queue: str, blocked_until: float) -> None:
+        """Remove every task of the queue and block their names."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO blocked_names SELECT queue, id, ? FROM tasks WHERE queue = ?",
+                (blocked_until, queue),
+            )
+            self._db.execute("DELETE FROM tasks WHERE queue = ?", (queue,))
+
+    def name_blocked(self, queue: str, task: str, now: float) -> bool:
+        row = self._db.execute("SELECT until FROM blocked_names WHERE queue = ? AND id = ?", (queue, task)).fetchone()
+        return row is not None and bool(row[0] > now)
