@@ -1,0 +1,23 @@
+# `make local` runs the pipeline on this machine, `make test` checks everything, `make setup` only prepares both.
+
+# uv from the path, or one of our own from the package index
+UV := $(shell command -v uv || echo .venv-uv/bin/uv)
+
+.PHONY: local test setup
+
+local: setup
+	@.venv/bin/python -m local up --orders examples/orders.jsonl
+
+test: setup
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/pytest
+
+setup: $(UV)
+	@$(UV) sync --locked --quiet
+	@$(UV) sync --locked --quiet --no-dev --project handler
+
+.venv-uv/bin/uv:
+	@python3 -m venv .venv-uv
+	@.venv-uv/bin/pip install --quiet --disable-pip-version-check uv
