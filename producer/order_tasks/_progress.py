@@ -1,0 +1,50 @@
+"""A progress bar on standard error, when a person is looking and rich is installed; otherwise silence."""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Shows bytes done of `total` (None: unknown), and prints lines above the bar."""
+
+    def __init__(self, total: int | None) -> None:
+        self._bar = _bar() if sys.stderr.isatty() else None
+        if self._bar:
+            self._task = self._bar.add_task("sending orders", total=total)
+
+    def advance(self, size: int) -> None:
+        """`size` more bytes are done."""
+        if self._bar:
+            self._bar.advance(self._task, size)
+
+    def say(self, text: str) -> None:
+        """One line on standard error."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            sys.stderr.write(f"{text}\n")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _bar() -> "Bar | None":
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    except ImportError:  # a web app installs without it
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))

@@ -1,0 +1,64 @@
+"""The fake service, and one interface to both clients: what holds for one must hold for the other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Protocol
+
+import pytest
+from google.cloud.tasks_v2 import Task
+from order_tasks import AsyncOrderTasks, Config, OrderTasks
+
+from tests.producer.fake_cloud_tasks import FakeCloudTasks
+
+
+class Client(Protocol):
+    async def create_order_task(self, order_id: str, action: str, customer_email: str) -> Task | None: ...
+
+    async def process_new_order(self, order_id: str, email: str) -> Mapping[str, Task | None]: ...
+
+
+class _Blocking:
+    def __init__(self, tasks: OrderTasks) -> None:
+        self._tasks = tasks
+
+    async def create_order_task(self, order_id: str, action: str, customer_email: str) -> Task | None:
+        return await asyncio.to_thread(self._tasks.create_order_task, order_id, action, customer_email)
+
+    async def process_new_order(self, order_id: str, email: str) -> Mapping[str, Task | None]:
+        return await asyncio.to_thread(self._tasks.process_new_order, order_id, email)
+
+
+@pytest.fixture
+def cloud() -> Iterator[FakeCloudTasks]:
+    fake = FakeCloudTasks()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def config(cloud: FakeCloudTasks) -> Config:
+    return Config(
+        queue="projects/shop/locations/us-central1/queues/cloud-run-tasks",
+        service_url="https://task-handler-abc.a.run.app",
+        invoker_email="cloud-tasks-invoker@shop.iam.gserviceaccount.com",
+        emulator_host=cloud.address,
+    )
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+async def client(request: pytest.FixtureRequest, config: Config) -> AsyncIterator[Client]:
+    if request.param == "blocking":
+        with OrderTasks(config) as tasks:
+            yield _Blocking(tasks)
+    else:
+        async with AsyncOrderTasks(config) as async_tasks:
+            yield async_tasks
+
+
+@pytest.fixture
+def environment(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a web app's environment holds when it talks to the fake service."""
+    monkeypatch.setenv("ORDER_TASKS_QUEUE", config.queue)
+    monkeypatch.setenv("ORDER_TASKS_SERVICE_URL", config.service_url)
+    monkeypatch.setenv("ORDER_TASKS_INVOKER_EMAIL", config.invoker_email)
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", str(config.emulator_host))

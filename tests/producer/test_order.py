@@ -1,0 +1,94 @@
+"""Names and messages, as pure functions of an order."""
+
+import json
+import re
+
+import pytest
+from google.cloud.tasks_v2 import HttpMethod
+from hypothesis import given
+from hypothesis import strategies as st
+from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, Order
+from order_tasks._order import MAX_BODY_BYTES, task_id
+
+CONFIG = Config("projects/p/locations/l/queues/q", "https://handler.run.app/", "invoker@p.iam.gserviceaccount.com")
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@given(order_id=TEXT, action=TEXT)
+def test_every_order_has_a_name_that_the_service_takes_and_that_never_changes(order_id: str, action: str) -> None:
+    assert re.fullmatch(r"[0-9a-f]{16}-[A-Za-z0-9_-]{1,483}", task_id(order_id, action))
+    assert task_id(order_id, action) == task_id(order_id, action)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), unique=True))
+def test_no_two_orders_or_actions_share_a_name(pairs: list[tuple[str, str]]) -> None:
+    assert len({task_id(order_id, action) for order_id, action in pairs}) == len(pairs)
+
+
+def test_ids_that_read_alike_have_different_names() -> None:
+    alike = [("a/b", "c"), ("a-b", "c"), ("a", "b-c"), ("b", "c-a"), ("x" * 600, "c"), ("x" * 601, "c")]
+    assert len({task_id(*pair) for pair in alike}) == len(alike)
+
+
+def test_a_name_is_the_hash_then_what_a_person_reads() -> None:
+    assert task_id("ORD/1", "send_confirmation") == "a95097975b71463f-send_confirmation-ORD-1"
+
+
+def test_a_request_is_exactly_what_the_handler_and_the_invoker_need() -> None:
+    [(action, request)] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).requests(CONFIG).items()
+    assert action == "send_confirmation"
+    assert request.parent == CONFIG.queue
+    assert request.task.name == f"{CONFIG.queue}/tasks/{task_id('ORD-1', 'send_confirmation')}"
+    http = request.task.http_request
+    assert http.http_method == HttpMethod.POST
+    assert http.url == "https://handler.run.app/process-order"
+    assert dict(http.headers) == {"Content-Type": "application/json"}
+    assert json.loads(http.body) == {
+        "orderId": "ORD-1",
+        "action": "send_confirmation",
+        "customerEmail": "ada@example.com",
+    }
+    assert http.oidc_token.service_account_email == CONFIG.invoker_email
+    assert http.oidc_token.audience == "https://handler.run.app"
+    assert "oauth_token" not in http
+
+
+@given(order_id=TEXT, email=st.text(st.characters(exclude_categories=["Cs"])))
+def test_the_message_carries_the_raw_order_id_and_e_mail(order_id: str, email: str) -> None:
+    message = json.loads(Order(order_id, email).body("send_confirmation"))
+    assert (message["orderId"], message["customerEmail"]) == (order_id, email)
+
+
+def test_a_new_order_asks_for_three_tasks() -> None:
+    assert list(Order("ORD-1", "ada@example.com").requests(CONFIG)) == list(NEW_ORDER_ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ("order_id", "email", "actions", "reason"),
+    [
+        ("", "e", ("a",), "order id is empty"),
+        ("o", "e", ("",), "action is empty"),
+        (1, "e", ("a",), "order id is 1: it must be text"),
+        ("o", None, ("a",), "customer e-mail is None: it must be text"),
+        ("o", "e", (b"a",), "action is b'a': it must be text"),
+        ("o\0a", "e", ("a",), "NUL"),
+        ("\ud800", "e", ("a",), "not valid Unicode"),
+        ("o", "\udfff", ("a",), "not valid Unicode"),
+        ("o", "e", (), "at least one"),
+        ("o", "e", "send_confirmation", "pass a tuple"),
+    ],
+)
+def test_what_can_never_become_a_task_is_refused(
+    order_id: str, email: str, actions: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(InvalidOrderError, match=reason):
+        Order(order_id, email, actions)
+
+
+def test_a_message_may_have_1000_kib_and_not_a_byte_more() -> None:
+    empty = len(Order("o", "", ("a",)).body("a"))
+    Order("o", "e" * (MAX_BODY_BYTES - empty), ("a",))
+    with pytest.raises(InvalidOrderError, match=f"{MAX_BODY_BYTES + 1} bytes, over {MAX_BODY_BYTES}"):
+        Order("o", "e" * (MAX_BODY_BYTES - empty + 1), ("a",))
+    with pytest.raises(InvalidOrderError, match="bytes, over"):
+        Order("o", "é" * (MAX_BODY_BYTES // 2), ("a",))
