@@ -73,10 +73,10 @@ def _method(cloud_tasks: CloudTasks, call: Call) -> Callable[[Message], Message]
 def grpc_handler(cloud_tasks: CloudTasks) -> grpc.GenericRpcHandler:
     """The service for a gRPC server; a call that is not in the table answers UNIMPLEMENTED."""
 
-    def handler(call: Call) -> grpc.RpcMethodHandler[Message, Message]:
+    def handler(call: Call) -> "grpc.RpcMethodHandler[Message, Message]":
         method = _method(cloud_tasks, call)
 
-        async def answer(request: Message, context: grpc.aio.ServicerContext[Message, Message]) -> Message:
+        async def answer(request: Message, context: "grpc.aio.ServicerContext[Message, Message]") -> Message:
             try:
                 return method(request)
             except CallError as error:
