@@ -1,5 +1,8 @@
 # `make local` runs the pipeline on this machine, `make test` checks everything, `make setup` only prepares both.
 
+# bytecode of the libraries, once written, halves every later start
+unexport PYTHONDONTWRITEBYTECODE
+
 # uv from the path, or one of our own from the package index
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 

@@ -143,6 +143,11 @@ class Cloud:
         self._runners: list[web.AppRunner] = []
 
     async def __aenter__(self) -> Self:
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        try:
+            grpc_port = self._server.add_insecure_port(f"127.0.0.1:{self.ports.tasks_grpc}")
+        except RuntimeError:
+            raise PortTakenError(self.ports.tasks_grpc, "Cloud Tasks over gRPC") from None
         rest_listener = listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer")
         rest_port, service_port = rest_listener.getsockname()[1], self._service_listener.getsockname()[1]
         issuer = f"http://127.0.0.1:{rest_port}"
@@ -155,12 +160,7 @@ class Cloud:
         self.tasks = CloudTasks(self.store, self._clock, identity.accounts.__contains__)
         for queue in self.program.queues:
             self.tasks.declare_queue(queue)
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers([grpc_handler(self.tasks)])
-        try:
-            grpc_port = self._server.add_insecure_port(f"127.0.0.1:{self.ports.tasks_grpc}")
-        except RuntimeError:
-            raise PortTakenError(self.ports.tasks_grpc, "Cloud Tasks over gRPC") from None
         self.ports = Ports(grpc_port, rest_port, service_port)
         service = self.program.service
         self._instances = Instances(

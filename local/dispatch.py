@@ -5,14 +5,19 @@ One timer a queue, set to the moment at which it next has something to send.
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 
 import aiohttp
+from yarl import URL
 
 from local.cloud_tasks import Attempt, CloudTasks
 from local.identity import Identity
 
 log = logging.getLogger("local.dispatch")
+
+_ENCODED = re.compile(r"[!-~]*")
+"""A URL that leaves as it is; any other is percent-encoded."""
 
 
 class Dispatcher:
@@ -89,7 +94,7 @@ class Dispatcher:
         try:
             async with self._session.request(
                 attempt.method,
-                attempt.url,
+                URL(attempt.url, encoded=_ENCODED.fullmatch(attempt.url) is not None),
                 data=attempt.body or None,
                 headers=headers,
                 skip_auto_headers=("Content-Type", "Accept", "Accept-Encoding"),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from local.identity import Identity, InvalidTokenError
 from local.instances import Instances, NoInstanceError
@@ -117,7 +118,7 @@ class FrontDoor:
         headers["X-Forwarded-Proto"] = "https"
         async with self._session.request(
             request.method,
-            instance + request.raw_path,
+            URL(instance + request.raw_path, encoded=True),
             data=body or None,
             headers=headers,
             allow_redirects=False,

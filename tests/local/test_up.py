@@ -1,0 +1,350 @@
+"""The local cloud as its users meet it: started as a process, spoken to over the network."""
+
+import base64
+import datetime
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import jwt
+import pytest
+from google.api_core import exceptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks import transports
+
+from tests.local.running import LocalCloud, copy_of_checkout, edit, kill, request, running, up
+
+ORDER = {"orderId": "ORD-1", "action": "send_confirmation", "customerEmail": "ada@example.com"}
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[LocalCloud]:
+    with running() as cloud:
+        yield cloud
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def client(cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterator[tasks_v2.CloudTasksClient]:
+    """The official client, over each of its transports."""
+    transport: transports.CloudTasksTransport
+    if request.param == "grpc":
+        transport = transports.CloudTasksGrpcTransport(channel=grpc.insecure_channel(cloud.at["tasks_grpc"]))
+    else:
+        address = cloud.at["tasks_rest"].removeprefix("http://")
+        transport = transports.CloudTasksRestTransport(
+            host=address,
+            url_scheme="http",
+            credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+        )
+    with tasks_v2.CloudTasksClient(transport=transport) as client:
+        yield client
+
+
+# The line of addresses
+
+
+def test_one_line_of_addresses_on_standard_output(cloud: LocalCloud) -> None:
+    local = re.compile(r"(http://)?127\.0\.0\.1:\d+")
+    assert {key for key, value in cloud.at.items() if local.fullmatch(value)} == {
+        *("tasks_grpc", "tasks_rest", "service_url", "issuer")
+    }
+    assert cloud.at["queue"] == "projects/local-project/locations/us-central1/queues/cloud-run-tasks"
+    assert cloud.at["invoker_email"] == "cloud-tasks-invoker@local-project.iam.gserviceaccount.com"
+
+
+# The front door
+
+
+def test_the_door_stays_shut_without_a_token(cloud: LocalCloud) -> None:
+    assert request(cloud.at["service_url"])[0] == 403
+
+
+def test_the_door_stays_shut_to_another_declared_account(cloud: LocalCloud) -> None:
+    other = cloud.token(email="task-handler-sa@local-project.iam.gserviceaccount.com")
+    assert request(cloud.at["service_url"], headers={"Authorization": f"Bearer {other}"})[0] == 403
+    cloud.logged("task-handler-sa@local-project.iam.gserviceaccount.com has no binding of roles/run.invoker")
+
+
+def test_a_token_of_another_audience_is_unauthorized(cloud: LocalCloud) -> None:
+    token = cloud.token(audience=f"{cloud.at['service_url']}/process-order")
+    assert request(cloud.at["service_url"], headers={"Authorization": f"Bearer {token}"})[0] == 401
+
+
+def test_a_token_with_a_broken_signature_is_unauthorized(cloud: LocalCloud) -> None:
+    head, claims, signature = cloud.token().split(".")
+    broken = base64.urlsafe_b64encode(bytes(len(base64.urlsafe_b64decode(signature + "==")))).decode().rstrip("=")
+    header = {"Authorization": f"Bearer {head}.{claims}.{broken}"}
+    assert request(cloud.at["service_url"], headers=header)[0] == 401
+
+
+def test_no_token_for_an_account_that_the_program_does_not_declare(cloud: LocalCloud) -> None:
+    status, text = request(f"{cloud.at['issuer']}/token?email=eve@example.com&audience=x")
+    assert (status, "eve@example.com" in text) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "answer"),
+    [
+        (json.dumps(ORDER).encode(), 200, {"status": "processed", "orderId": "ORD-1"}),
+        (b'{"orderId": "ORD-1"}', 400, {"error": "Missing orderId or action"}),
+        (b'{"orderId": "ORD-1", "action": "dance"}', 400, {"error": "Unknown action: dance"}),
+    ],
+)
+def test_the_invoker_gets_the_answers_of_the_contract(
+    cloud: LocalCloud, body: bytes, status: int, answer: dict[str, str]
+) -> None:
+    header = {"Authorization": f"Bearer {cloud.token()}"}
+    got, text = request(f"{cloud.at['service_url']}/process-order", body, header)
+    assert (got, json.loads(text)) == (status, answer)
+
+
+def test_the_invoker_finds_the_handler_running(cloud: LocalCloud) -> None:
+    header = {"Authorization": f"Bearer {cloud.token()}"}
+    assert request(cloud.at["service_url"], headers=header) == (200, "Task handler is running")
+
+
+def test_a_body_that_is_not_json_is_refused_and_named(cloud: LocalCloud) -> None:
+    header = {"Authorization": f"Bearer {cloud.token()}"}
+    status, text = request(f"{cloud.at['service_url']}/process-order", b"{nonsense", header)
+    assert (status, json.loads(text)["error"][:15]) == (400, "Malformed order")
+
+
+def test_tokens_verify_through_discovery_and_carry_the_claims_of_the_service(cloud: LocalCloud) -> None:
+    discovery = json.loads(request(f"{cloud.at['issuer']}/.well-known/openid-configuration")[1])
+    token = cloud.token()
+    key = jwt.PyJWKClient(discovery["jwks_uri"]).get_signing_key_from_jwt(token)
+    claims = jwt.decode(token, key, algorithms=["RS256"], audience=cloud.at["service_url"], issuer=cloud.at["issuer"])
+    assert sorted(claims) == ["aud", "azp", "email", "email_verified", "exp", "iat", "iss", "sub"]
+    assert claims["azp"] == claims["sub"]
+    assert re.fullmatch(r"\d{21}", claims["sub"])
+    assert claims["exp"] - claims["iat"] == 3600
+    assert claims["email"] == cloud.at["invoker_email"]
+
+
+# Cloud Tasks, through the official client
+
+
+def task(cloud: LocalCloud, name: str, body: bytes = json.dumps(ORDER).encode(), **fields: object) -> tasks_v2.Task:
+    oidc = tasks_v2.OidcToken(service_account_email=cloud.at["invoker_email"], audience=cloud.at["service_url"])
+    url = f"{cloud.at['service_url']}/process-order"
+    return tasks_v2.Task(
+        name=f"{cloud.at['queue']}/tasks/{name}",
+        http_request=tasks_v2.HttpRequest(url=url, body=body, oidc_token=oidc),
+        **fields,
+    )
+
+
+def test_a_created_task_reaches_the_handler(
+    cloud: LocalCloud, client: tasks_v2.CloudTasksClient, request: pytest.FixtureRequest
+) -> None:
+    name = f"reaches-{request.node.callspec.id}"
+    created = client.create_task(parent=cloud.at["queue"], task=task(cloud, name))
+    assert created.name == f"{cloud.at['queue']}/tasks/{name}"
+    cloud.logged(f'"task":"{name}"')
+    [order] = [order for order in cloud.orders() if order.get("task") == name]
+    assert (order["orderId"], order["attempt"], order["queue"]) == ("ORD-1", "1 of 5", "cloud-run-tasks")
+    assert re.fullmatch(r"projects/local-project/traces/[0-9a-f]{32}", order["logging.googleapis.com/trace"])
+    with pytest.raises(exceptions.Conflict, match="existed too recently"):
+        client.create_task(parent=cloud.at["queue"], task=task(cloud, name))
+
+
+def test_every_call_of_this_service_answers(
+    cloud: LocalCloud, client: tasks_v2.CloudTasksClient, request: pytest.FixtureRequest
+) -> None:
+    names = [f"calls-{number}-{request.node.callspec.id}" for number in range(3)]
+    assert cloud.at["queue"] in [queue.name for queue in client.list_queues(parent=cloud.at["queue"].split("/q")[0])]
+    assert client.pause_queue(name=cloud.at["queue"]).state == tasks_v2.Queue.State.PAUSED
+    try:
+        for name in names:
+            client.create_task(parent=cloud.at["queue"], task=task(cloud, name))
+        path = f"{cloud.at['queue']}/tasks/{names[0]}"
+        full = tasks_v2.GetTaskRequest(name=path, response_view=tasks_v2.Task.View.FULL)
+        assert json.loads(client.get_task(full).http_request.body) == ORDER
+        listed = client.list_tasks(tasks_v2.ListTasksRequest(parent=cloud.at["queue"], page_size=2))
+        assert [found.name.rpartition("/")[2] for found in listed] == names
+        client.delete_task(name=path)
+        assert client.run_task(name=f"{cloud.at['queue']}/tasks/{names[1]}").dispatch_count == 1
+        cloud.logged(f'"task":"{names[1]}"')
+        assert client.purge_queue(name=cloud.at["queue"]).purge_time
+        assert list(client.list_tasks(parent=cloud.at["queue"])) == []
+    finally:
+        assert client.resume_queue(name=cloud.at["queue"]).state == tasks_v2.Queue.State.RUNNING
+    assert client.get_queue(name=cloud.at["queue"]).rate_limits.max_burst_size == 10
+
+
+def test_errors_carry_the_code_and_text_of_the_service(cloud: LocalCloud, client: tasks_v2.CloudTasksClient) -> None:
+    with pytest.raises(exceptions.NotFound, match="Queue does not exist"):
+        client.get_queue(name=f"{cloud.at['queue']}-2")
+    with pytest.raises(exceptions.NotFound, match="Requested entity was not found"):
+        client.get_task(name=f"{cloud.at['queue']}/tasks/never")
+    eve = task(cloud, "eve")
+    eve.http_request.oidc_token.service_account_email = "eve@example.com"
+    with pytest.raises(exceptions.Forbidden, match=r"actAs.*eve@example\.com"):
+        client.create_task(parent=cloud.at["queue"], task=eve)
+    with pytest.raises(
+        (exceptions.MethodNotImplemented, exceptions.GoogleAPICallError), match=r"(?i)not served|not found"
+    ):
+        client.delete_queue(name=cloud.at["queue"])
+
+
+# The main job
+
+
+def test_a_file_of_orders_becomes_tasks_at_the_declared_rate() -> None:
+    run = up("--orders", "examples/orders.jsonl", "--exit-when-idle")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"all\s+│\s+300 │\s+300 │\s+0 │\s+0 │", run.stderr), run.stderr
+
+
+def test_a_malformed_line_is_named_and_the_others_are_sent(tmp_path: Path) -> None:
+    orders = tmp_path / "orders.jsonl"
+    orders.write_text('{"orderId": "A", "customerEmail": "a@example.com"}\n{"orderId": \n{"orderId": "B"}\n')
+    run = up("--orders", str(orders), "--exit-when-idle")
+    assert run.returncode == 1
+    assert f"{orders}:2" in run.stderr
+    assert f"{orders}:3" in run.stderr
+    assert re.search(r"all\s+│\s+3 │\s+3 │\s+0 │\s+0 │", run.stderr), run.stderr
+
+
+def test_without_the_invoker_binding_nothing_is_delivered_and_the_log_names_it(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    edit(
+        root / "components/task_invoker.py",
+        '            role="roles/run.invoker",',
+        '            role="roles/run.viewer",',
+    )
+    edit(root / "Pulumi.dev.yaml", "config:\n", "config:\n  cloud-run-tasks:minBackoffSeconds: 0.1\n")
+    (root / "orders.jsonl").write_text('{"orderId": "A", "customerEmail": "a@example.com"}\n')
+    run = up("--orders", "orders.jsonl", "--exit-when-idle", root=root)
+    assert run.returncode == 1
+    assert re.search(r"all\s+│\s+3 │\s+0 │\s+12 │\s+3 │", run.stderr), run.stderr
+    attempts = re.findall(r"Attempt (\d) of task cloud-run-tasks/\S+: HTTP (\d+)", run.stderr)
+    assert sorted(attempts) == [(str(attempt), "403") for attempt in range(1, 6) for _ in range(3)]
+    missing = "cloud-tasks-invoker@local-project.iam.gserviceaccount.com has no binding of roles/run.invoker"
+    assert run.stderr.count(missing) == 15
+
+
+def test_a_lower_rate_in_the_stack_file_is_obeyed(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    edit(root / "Pulumi.dev.yaml", "config:\n", "config:\n  cloud-run-tasks:maxDispatchesPerSecond: 5\n")
+    with running(root=root) as cloud:
+        lines = [json.dumps({"orderId": f"ORD-{n}", "customerEmail": "a@example.com"}) for n in range(7)]
+        (root / "orders.jsonl").write_text("\n".join(lines))
+        assert cloud.producer(str(root / "orders.jsonl")).returncode == 0
+        cloud.logged('"status":200', 21)
+        moments = sorted(seconds(order["time"]) for order in cloud.orders())
+    assert len(moments) == 21
+    # from the 12th on each was a dispatch of its own, 1.8 s in all; at the default rate it would be 0.18 s
+    assert 1.3 < moments[-1] - moments[11] < 4
+
+
+def seconds(time: str) -> float:
+    return datetime.datetime.fromisoformat(time).timestamp()
+
+
+def test_an_action_that_fails_is_answered_500_without_its_reason_and_retried(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    orders = root / "handler/order_handler/orders.py"
+    edit(
+        orders, '    return f"Stock for {order.order_id} updated (simulated)"', '    raise OSError("no stock database")'
+    )
+    edit(root / "Pulumi.dev.yaml", "config:\n", "config:\n  cloud-run-tasks:minBackoffSeconds: 0.1\n")
+    with running(root=root) as cloud:
+        body = json.dumps({**ORDER, "action": "update_inventory"}).encode()
+        header = {"Authorization": f"Bearer {cloud.token()}"}
+        answer = request(f"{cloud.at['service_url']}/process-order", body, header)
+        assert answer == (500, '{"error":"Internal error"}')
+        assert cloud.producer("--order-id", "ORD-5", "--email", "a@example.com").returncode == 0
+        cloud.logged("no stock database", 6)
+        assert {order["action"] for order in cloud.orders()} == {"send_confirmation", "notify_warehouse"}
+        cloud.logged('"attempt":"5 of 5"')
+
+
+# Restarts
+
+
+def test_kill_9_loses_no_task_and_the_ports_stay(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    with running("--state", state) as cloud:
+        assert request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}:pause", b"{}")[0] == 200
+        assert cloud.producer("--order-id", "ORD-9", "--email", "ada@example.com").returncode == 0
+        before = cloud.at
+        kill(cloud.process)
+    with running("--state", state) as cloud:
+        assert cloud.at == before
+        listed = json.loads(request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}/tasks")[1])["tasks"]
+        assert len(listed) == 3
+        assert request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}:resume", b"{}")[0] == 200
+        cloud.logged('"orderId":"ORD-9"', 3)
+        again = cloud.producer("--order-id", "ORD-9", "--email", "ada@example.com", "--json")
+        assert json.loads(again.stdout)["already"] == 3
+        assert len(cloud.orders()) == 3
+
+
+# Bad input
+
+
+def test_a_port_in_use_is_refused_and_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = up("--port", str(port))
+    assert run.returncode == 2
+    assert re.search(rf"port {port}, for .+, is in use; end what uses it, or start with another --port", run.stderr)
+
+
+def test_a_state_folder_of_another_stack_is_refused(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    (root / "Pulumi.prod.yaml").write_text("config: {}\n")
+    state = str(tmp_path / "state")
+    assert up("--state", state, "--exit-when-idle", root=root).returncode == 0
+    run = up("--stack", "prod", "--state", state, "--exit-when-idle", root=root)
+    assert run.returncode == 2
+    assert "is of stack dev of local-project, not of stack prod of local-project; choose another --state" in run.stderr
+
+
+def test_a_state_folder_in_use_is_refused(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    with running("--state", state):
+        run = up("--state", state)
+    assert run.returncode == 2
+    assert f"the state folder {state} cannot be opened: database is locked" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("cloud-run-tasks:maxAttempts: five", "cloud-run-tasks:maxAttempts = 'five': must be a whole number from 1 up"),
+        ("cloud-run-tasks:maxAttempt: 5", "no such setting; did you mean maxAttempts?"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_and_is_named(tmp_path: Path, line: str, words: str) -> None:
+    root = copy_of_checkout(tmp_path)
+    (root / "Pulumi.dev.yaml").write_text(f"config:\n  {line}\n")
+    run = up(root=root)
+    assert run.returncode == 2
+    assert words in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_missing_stack_names_those_there_are() -> None:
+    run = up("--stack", "nowhere")
+    assert run.returncode == 2
+    assert "no stack 'nowhere'" in run.stderr
+    assert "dev" in run.stderr
+
+
+def test_a_handler_that_dies_at_its_start_costs_attempts_not_orders(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    edit(root / "components/handler_service.py", 'str(int(args["max_attempts"]))', '"none"')
+    with running(root=root) as cloud:
+        assert cloud.producer("--order-id", "ORD-7", "--email", "a@example.com").returncode == 0
+        cloud.logged("MAX_ATTEMPTS is 'none'")
+        cloud.logged("A handler process ended with exit code 1")
+        cloud.logged("HTTP 503", 3)
+        listed = json.loads(request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}/tasks")[1])["tasks"]
+        assert [found["dispatchCount"] for found in listed] == [1, 1, 1]
+    cloud.logged("3 tasks are still to do; go on with them: --state")
