@@ -120,7 +120,7 @@ async def _up(cloud: Cloud, arguments: argparse.Namespace, console: Console, sta
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     failed = False
     async with cloud:
-        report = Report(cloud.tasks, console)
+        report = Report(cloud.tasks, console, time.monotonic)
         cloud.store.set_fact("ports", json.dumps(dataclasses.asdict(cloud.ports)))
         if arguments.json:
             print(json.dumps(cloud.addresses()), flush=True)  # noqa: T201 - its one line of output

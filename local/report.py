@@ -17,13 +17,17 @@ COLUMNS = (Event.CREATED, Event.PROCESSED, Event.RETRIED, Event.GONE)
 class Report:
     """Counts of what happened to tasks since the start."""
 
-    def __init__(self, cloud_tasks: CloudTasks, console: Console) -> None:
+    def __init__(self, cloud_tasks: CloudTasks, console: Console, clock: Callable[[], float]) -> None:
         self._console = console
+        self._clock = clock
+        self._first = self._last = 0.0
         self._counts: dict[str, collections.Counter[Event]] = collections.defaultdict(collections.Counter)
         self._changed: Callable[[], None] = lambda: None
         cloud_tasks.on_event = self._count
 
     def _count(self, event: Event, task: Message) -> None:
+        self._last = self._clock()
+        self._first = self._first or self._last
         self._counts[_action(task)][event] += 1
         self._changed()
 
@@ -61,7 +65,8 @@ class Report:
 
     def table(self) -> Table:
         """The counts, a row an action and one for all."""
-        table = Table(title="Tasks by action")
+        settled = self.total(Event.PROCESSED) + self.total(Event.GONE)
+        table = Table(title="Tasks by action", caption=f"{settled} settled in {self._last - self._first:.1f} s")
         table.add_column("action")
         for event in COLUMNS:
             table.add_column(event.value, justify="right")
