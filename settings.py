@@ -18,6 +18,8 @@ import pulumi
 
 DISPATCH_DEADLINE_SECONDS = 600
 """What Cloud Tasks grants one attempt of a task that names no deadline of its own."""
+MAX_BACKOFF_SECONDS = 31 * 24 * 3600
+"""No task lives longer."""
 
 
 class SettingsError(pulumi.RunError):
@@ -30,7 +32,7 @@ class Rule(NamedTuple):
     default: Any
     meaning: str
     low: float = 0
-    high: float | None = None
+    high: float = 0
     pattern: str = ""
     accepts: str = ""
     """The pattern in words."""
@@ -56,9 +58,9 @@ class QueueSettings(TypedDict):
     ]
     max_dispatches_per_second: Annotated[float, Rule(50.0, "Highest rate of dispatches", 0.001, 500)]
     max_concurrent_dispatches: Annotated[int, Rule(20, "Dispatches that may be under way at once", 1, 5000)]
-    max_attempts: Annotated[int, Rule(5, "Attempts at a task, the first included; the handler knows it too", 1)]
-    min_backoff_seconds: Annotated[float, Rule(10.0, "Wait before the first retry", 0.001)]
-    max_backoff_seconds: Annotated[float, Rule(300.0, "Longest wait between two attempts", 0.001)]
+    max_attempts: Annotated[int, Rule(5, "Attempts at a task, the first included; the handler knows it too", 1, 1000)]
+    min_backoff_seconds: Annotated[float, Rule(10.0, "Wait before the first retry", 0.001, MAX_BACKOFF_SECONDS)]
+    max_backoff_seconds: Annotated[float, Rule(300.0, "Longest wait between two attempts", 0.001, MAX_BACKOFF_SECONDS)]
     max_doublings: Annotated[
         int, Rule(4, "Times the wait doubles before it grows linearly; 0 would read as unset", 1, 100)
     ]
@@ -122,7 +124,9 @@ class InvokerSettings(TypedDict):
     ]
     invoker_display_name: Annotated[
         str,
-        Rule("Cloud Tasks Invoker", "Display name of that account", pattern=r".{1,100}", accepts="1 to 100 characters"),
+        Rule(
+            "Cloud Tasks Invoker", "Display name of that account", pattern=r"\S.{0,99}", accepts="1 to 100 characters"
+        ),
     ]
 
 
@@ -182,6 +186,8 @@ def _settings() -> dict[str, _Setting]:
 
 
 _SETTINGS = _settings()
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?(e[+-]?[0-9]{1,2})?")
+"""As YAML and the configuration write numbers; Python alone would also take 5_0 and digits of every script."""
 _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 
 
@@ -210,8 +216,8 @@ def parse(configuration: Mapping[str, str], namespace: str) -> Settings:
         if space in ("gcp", "docker", "pulumi"):
             continue
         if space != namespace:
-            remedy = f"set {namespace}:{key} instead, or remove it: pulumi config rm {full_key}"
-            findings.append(f"{full_key} = {text!r}: {space!r} is not this project; {remedy}")
+            remedy = f"the settings of this project begin with {namespace}:; remove it: pulumi config rm {full_key}"
+            findings.append(f"{full_key} = {text!r}: no such setting; {remedy}")
         elif key not in _SETTINGS:
             near = difflib.get_close_matches(key, _SETTINGS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -219,9 +225,9 @@ def parse(configuration: Mapping[str, str], namespace: str) -> Settings:
         else:
             try:
                 values[key] = _value(_SETTINGS[key], text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 findings.append(f"{full_key} = {text!r}: must be {_accepts(_SETTINGS[key])}; {_remedy(key)}")
-    if not findings:
+    if not findings:  # between values that are each accepted
         findings = [f"{namespace}:{k} = {_text(values[k])!r}: {why}" for k, why in _conflicts(values)]
     if findings:
         lines = "\n".join(f"  {finding}" for finding in findings)
@@ -259,16 +265,18 @@ def _value(setting: _Setting, text: str) -> Any:  # noqa: ANN401 - of the settin
     value: Any
     if setting.type is str:
         value = text
-        accepted = bool(re.fullmatch(rule.pattern, text))
+        accepted = bool(re.fullmatch(rule.pattern, text, re.ASCII))
     elif setting.type in (int, float):
-        value = setting.type(text)
-        accepted = math.isfinite(value) and rule.low <= value <= (math.inf if rule.high is None else rule.high)
+        value = setting.type(text) if _NUMBER.fullmatch(text) else math.nan
+        accepted = rule.low <= value <= rule.high
     elif setting.type is bool:
         value = json.loads(text)
         accepted = isinstance(value, bool)
     else:
         items = json.loads(text)
-        accepted = isinstance(items, list) and all(isinstance(i, str) and re.fullmatch(rule.pattern, i) for i in items)
+        accepted = isinstance(items, list) and all(
+            isinstance(i, str) and re.fullmatch(rule.pattern, i, re.ASCII) for i in items
+        )
         value = tuple(items) if accepted else ()
     if not accepted:
         raise ValueError(text)
@@ -282,8 +290,7 @@ def _accepts(setting: _Setting) -> str:
     if setting.type not in (int, float):
         return setting.rule.accepts
     noun = "a whole number" if setting.type is int else "a number"
-    upper = "up" if setting.rule.high is None else f"to {setting.rule.high:g}"
-    return f"{noun} from {setting.rule.low:g} {upper}"
+    return f"{noun} from {_text(setting.rule.low)} to {_text(setting.rule.high)}"
 
 
 def _remedy(key: str) -> str:
@@ -297,7 +304,7 @@ def _text(value: object) -> str:
     """A value as the configuration writes it."""
     if isinstance(value, bool | tuple):
         return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def table() -> str:

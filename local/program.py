@@ -15,6 +15,7 @@ import logging
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pulumi
 import yaml
 from pulumi.runtime import mocks, rpc
 from pulumi.runtime.proto import resource_pb2
-from pulumi.runtime.settings import get_root_resource
+from pulumi.runtime.settings import SETTINGS, get_root_resource
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,7 @@ class Resource:
     parent: str
     """URN."""
     inputs: Mapping[str, Any]
-    """camelCase keys; numbers are floats; an unknown value is missing."""
+    """camelCase keys; numbers are floats; what is unknown is a pulumi.output.Unknown."""
     id: str
     """As the server gives it; empty in a preview."""
     outputs: Mapping[str, Any]
@@ -75,20 +76,27 @@ def stack_configuration(stack: str, root: Path = ROOT) -> dict[str, str]:
     Raises ProgramError where the file is missing or is not a stack's configuration."""
     file = root / f"Pulumi.{stack}.yaml"
     try:
-        content = yaml.safe_load(file.read_text()) or {}
+        content = yaml.safe_load(file.read_text())
     except FileNotFoundError:
         stacks = sorted(path.name.split(".")[1] for path in root.glob("Pulumi.*.yaml"))
         raise ProgramError(f"no stack {stack!r}: {file} does not exist; stacks here: {', '.join(stacks)}") from None
     except yaml.YAMLError as error:
         raise ProgramError(f"{file} is not YAML: {error}") from None
-    config = content.get("config") or {} if isinstance(content, dict) else None
-    if not isinstance(config, dict):
+    config = (content.get("config") or {}) if isinstance(content, dict) else content or {}
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise ProgramError(f"{file}: `config:` must map keys to values")
     return {
-        key: value if isinstance(value, str) else json.dumps(value)
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
         for key, value in config.items()
-        if not (isinstance(value, dict) and "secure" in value)
+        if not _encrypted(value)
     }
+
+
+def _encrypted(value: object) -> bool:
+    """Whether a value holds a `secure:` text at any depth."""
+    if isinstance(value, dict):
+        return "secure" in value or any(map(_encrypted, value.values()))
+    return isinstance(value, list) and any(map(_encrypted, value))
 
 
 def evaluate(
@@ -110,9 +118,9 @@ def evaluate(
 def _evaluate(
     program: Callable[[], object] | Path, stack: str, config: dict[str, str], preview: bool, service_url: str
 ) -> Evaluation:
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
+    with _registering_thread() as thread, asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(thread)
+        SETTINGS.outputs = set()  # one for the whole process: what a failed run left pending would hang the next one
         project = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["name"]
         recorder = _Recorder(preview, service_url)
         pulumi.runtime.set_all_config(config)
@@ -131,11 +139,19 @@ def _evaluate(
             assert isinstance(root, Stack)
             return {name: await pulumi.Output.from_input(value).future() for name, value in root.outputs.items()}
 
-        exports = loop.run_until_complete(run_and_resolve())
+        exports = runner.run(run_and_resolve(), context=contextvars.copy_context())
         return Evaluation(recorder.declared, exports)
+
+
+@contextlib.contextmanager
+def _registering_thread() -> Iterator[ThreadPoolExecutor]:
+    """Where the monitor registers resources, one at a time; Pulumi gives each thread a loop and never closes it."""
+    loop = asyncio.new_event_loop()
+    try:
+        with ThreadPoolExecutor(1, initializer=asyncio.set_event_loop, initargs=(loop,)) as thread:
+            yield thread
     finally:
         loop.close()
-        asyncio.set_event_loop(None)
 
 
 @contextlib.contextmanager
