@@ -317,7 +317,10 @@ def test_a_state_folder_in_use_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("cloud-run-tasks:maxAttempts: five", "cloud-run-tasks:maxAttempts = 'five': must be a whole number from 1 up"),
+        (
+            "cloud-run-tasks:maxAttempts: five",
+            "cloud-run-tasks:maxAttempts = 'five': must be a whole number from 1 to 1000",
+        ),
         ("cloud-run-tasks:maxAttempt: 5", "no such setting; did you mean maxAttempts?"),
     ],
 )
