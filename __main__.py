@@ -1,54 +1,54 @@
 """The program: settings -> components -> exports."""
 
-from typing import TypedDict
-
 import pulumi
 
 import settings
-from components.apis import Apis
+from components.apis import Apis, Place
 from components.handler_image import HandlerImage
 from components.handler_service import HandlerService
 from components.task_invoker import TaskInvoker
 from components.task_queue import TaskQueue
 
-
-class Place(TypedDict):
-    project: str
-    location: str
-
-
 s = settings.load()
-place: Place = {"project": s.project, "location": s.region}
-apis = Apis("apis", s.project, ["run", "cloudtasks", "artifactregistry", "iam"])
+apis = Apis("apis", s.project, ["run", "cloudtasks", "artifactregistry", "iam", "secretmanager"])
+place: Place = {"apis": apis, "project": s.project, "location": s.region}
 
 image = HandlerImage(
     "handler-image",
-    {
-        "api": apis["artifactregistry"],
-        **place,
-        **s.image,
-        "image_name": s.service["service_name"],
-        "context": "handler",
-    },
+    {**place, **s.image, "image_name": s.service["service_name"], "context": "handler"},
 )
 service = HandlerService(
     "handler",
     {
-        "run_api": apis["run"],
-        "iam_api": apis["iam"],
         **place,
         **s.service,
         "image": image.digest,
         "max_attempts": s.queue["max_attempts"],
+        "dead_letter_queue": s.dead_letter_queue,
+        "simulate_effects": s.effects["simulate_effects"],
+        "secrets": s.secrets,
     },
 )
 invoker = TaskInvoker(
     "invoker",
-    {"iam_api": apis["iam"], **place, **s.invoker, "service_name": service.service_name, "producers": s.producers},
+    {**place, **s.invoker, "service_name": service.service_name, "producers": s.producers},
 )
-queue = TaskQueue("queue", {"api": apis["cloudtasks"], **place, **s.queue, "producers": s.producers})
+queue = TaskQueue(
+    "queue",
+    {
+        **place,
+        **s.queue,
+        "producers": s.producers,
+        "dead_letter_queue": s.dead_letter_queue,
+        "dead_letter_concurrency": settings.DEAD_LETTER_CONCURRENCY,
+        "service_url": service.url,
+        "invoker_email": invoker.email,
+        "handler_member": service.account_member,
+    },
+)
 
 pulumi.export("service_url", service.url)
 pulumi.export("invoker_email", invoker.email)
 pulumi.export("queue", queue.path)
+pulumi.export("dead_letter_queue", queue.dead_letter_path)
 pulumi.export("image", image.digest)

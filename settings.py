@@ -11,7 +11,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
 import pulumi
@@ -20,6 +20,8 @@ DISPATCH_DEADLINE_SECONDS = 600
 """What Cloud Tasks grants one attempt of a task that names no deadline of its own."""
 MAX_BACKOFF_SECONDS = 31 * 24 * 3600
 """No task lives longer."""
+DEAD_LETTER_CONCURRENCY = 5
+"""Dead letters that may be replayed at once."""
 
 
 class SettingsError(pulumi.RunError):
@@ -36,6 +38,8 @@ class Rule(NamedTuple):
     pattern: str = ""
     accepts: str = ""
     """The pattern in words."""
+    secret: bool = False
+    """Never shown, and refused where it was not encrypted."""
 
 
 _ACCOUNT_ID: dict[str, Any] = {
@@ -51,14 +55,20 @@ class QueueSettings(TypedDict):
         str,
         Rule(
             "cloud-run-tasks",
-            "Queue; a deleted queue's name stays blocked for days, so a rename cannot be undone at once",
-            pattern=r"[A-Za-z0-9-]{1,100}",
-            accepts="1 to 100 letters, digits and hyphens",
+            "Queue; a rename deletes it and its dead letters with every task in them, and blocks the old name for days",
+            pattern=r"[A-Za-z0-9-]{1,87}",
+            accepts="1 to 87 letters, digits and hyphens: its dead-letter queue adds 13",
         ),
     ]
     max_dispatches_per_second: Annotated[float, Rule(50.0, "Highest rate of dispatches", 0.001, 500)]
     max_concurrent_dispatches: Annotated[int, Rule(20, "Dispatches that may be under way at once", 1, 5000)]
-    max_attempts: Annotated[int, Rule(5, "Attempts at a task, the first included; the handler knows it too", 1, 1000)]
+    max_attempts: Annotated[
+        int, Rule(5, "Attempts before the handler gives a task up to the dead letters, the first included", 1, 1000)
+    ]
+    retry_until_handled: Annotated[
+        bool,
+        Rule(False, "Let Cloud Tasks retry without end, so that only the handler ends a task; else it deletes some"),
+    ]
     min_backoff_seconds: Annotated[float, Rule(10.0, "Wait before the first retry", 0.001, MAX_BACKOFF_SECONDS)]
     max_backoff_seconds: Annotated[float, Rule(300.0, "Longest wait between two attempts", 0.001, MAX_BACKOFF_SECONDS)]
     max_doublings: Annotated[
@@ -116,6 +126,55 @@ class ServiceSettings(TypedDict):
     handler_account: Annotated[str, Rule("task-handler-sa", "Id of the account the handler runs as", **_ACCOUNT_ID)]
 
 
+class EffectSettings(TypedDict):
+    """What the handler's effects need."""
+
+    simulate_effects: Annotated[
+        bool,
+        Rule(False, "Log the effects that have no address below instead of refusing to deploy; never in production"),
+    ]
+    database_url: Annotated[
+        str,
+        Rule(
+            "",
+            "Secret: stock, and the ledger of effects done",
+            pattern=r"postgresql://\S+",
+            accepts="a URL `postgresql://...`",
+            secret=True,
+        ),
+    ]
+    smtp_url: Annotated[
+        str,
+        Rule(
+            "",
+            "Secret: mail server of the confirmations",
+            pattern=r"smtps?://([^\s:@/?#]+:[^\s@/?#]+@)?[^\s:@/?#]+(:[0-9]{1,5})?/?\?from=[^@\s&<>]+(@|%40)[^@\s&<>]+",
+            accepts="a URL `smtp://user:password@host:587?from=ADDRESS`, or `smtps://`",
+            secret=True,
+        ),
+    ]
+    warehouse_url: Annotated[
+        str,
+        Rule(
+            "",
+            "Secret: address that the warehouse is notified at",
+            pattern=r"https?://\S+",
+            accepts="a URL `https://...` or `http://...`",
+            secret=True,
+        ),
+    ]
+    warehouse_secret: Annotated[
+        str,
+        Rule(
+            "",
+            "Secret: key of the notifications' signature",
+            pattern=r"\S{16,}",
+            accepts="at least 16 characters without spaces",
+            secret=True,
+        ),
+    ]
+
+
 class InvokerSettings(TypedDict):
     """The invoker's."""
 
@@ -158,7 +217,24 @@ class Settings:
     queue: QueueSettings
     image: ImageSettings
     service: ServiceSettings
+    effects: EffectSettings = dataclasses.field(repr=False)
     invoker: InvokerSettings
+
+    @property
+    def dead_letter_queue(self) -> str:
+        """Full path; text, so that the service can know it before the queue, which needs the service, exists."""
+        return f"projects/{self.project}/locations/{self.region}/queues/{self.queue['queue_name']}-dead-letters"
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The secret settings by the names of the handler's environment variables."""
+        effects = self.effects
+        return {
+            "DATABASE_URL": effects["database_url"],
+            "SMTP_URL": effects["smtp_url"],
+            "WAREHOUSE_URL": effects["warehouse_url"],
+            "WAREHOUSE_SECRET": effects["warehouse_secret"],
+        }
 
 
 class _Setting(NamedTuple):
@@ -193,7 +269,13 @@ _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 
 def load() -> Settings:
     """The current stack's settings; raises SettingsError with every finding."""
-    return parse(raw_configuration(), pulumi.get_project())
+    settings = parse(raw_configuration(), pulumi.get_project(), pulumi.runtime.is_config_secret)
+    if not settings.queue["retry_until_handled"]:
+        pulumi.log.warn(
+            "retryUntilHandled is false: Cloud Tasks deletes a task whose attempts were used up before they reached "
+            "the handler; set it to true where no order may be lost"
+        )
+    return settings
 
 
 def raw_configuration() -> dict[str, str]:
@@ -203,8 +285,10 @@ def raw_configuration() -> dict[str, str]:
     return {**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()}
 
 
-def parse(configuration: Mapping[str, str], namespace: str) -> Settings:
-    """Settings out of `namespace:key` texts; raises SettingsError with every finding."""
+def parse(configuration: Mapping[str, str], namespace: str, encrypted: Callable[[str], bool]) -> Settings:
+    """Settings out of `namespace:key` texts; raises SettingsError with every finding.
+
+    `encrypted`: whether a full key was set as a secret."""
     findings: list[str] = []
     project = configuration.get("gcp:project", "")
     if not _PROJECT.fullmatch(project):
@@ -215,18 +299,22 @@ def parse(configuration: Mapping[str, str], namespace: str) -> Settings:
         space, _, key = full_key.partition(":")
         if space in ("gcp", "docker", "pulumi"):
             continue
+        near = difflib.get_close_matches(key, _SETTINGS, 1)  # itself, if it is a setting
+        secret = encrypted(full_key) or any(_SETTINGS[setting].rule.secret for setting in near)
+        shown = "(secret)" if secret else repr(text)
         if space != namespace:
             remedy = f"the settings of this project begin with {namespace}:; remove it: pulumi config rm {full_key}"
-            findings.append(f"{full_key} = {text!r}: no such setting; {remedy}")
+            findings.append(f"{full_key} = {shown}: no such setting; {remedy}")
         elif key not in _SETTINGS:
-            near = difflib.get_close_matches(key, _SETTINGS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            findings.append(f"{full_key} = {text!r}: no such setting{hint}; remove it: pulumi config rm {key}")
+            findings.append(f"{full_key} = {shown}: no such setting{hint}; remove it: pulumi config rm {key}")
         else:
+            if _SETTINGS[key].rule.secret and not encrypted(full_key):
+                findings.append(f"{full_key} = {shown}: must be encrypted; {_remedy(key)}")
             try:
                 values[key] = _value(_SETTINGS[key], text)
             except (ValueError, RecursionError):
-                findings.append(f"{full_key} = {text!r}: must be {_accepts(_SETTINGS[key])}; {_remedy(key)}")
+                findings.append(f"{full_key} = {shown}: must be {_accepts(_SETTINGS[key])}; {_remedy(key)}")
     if not findings:  # between values that are each accepted
         findings = [f"{namespace}:{k} = {_text(values[k])!r}: {why}" for k, why in _conflicts(values)]
     if findings:
@@ -241,11 +329,11 @@ def parse(configuration: Mapping[str, str], namespace: str) -> Settings:
 def _conflicts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Broken rules between settings: the key to change, and why."""
     conflicts = []
-    capacity = values["maxInstances"] * values["containerConcurrency"]
+    capacity = values["maxInstances"] * values["containerConcurrency"] - DEAD_LETTER_CONCURRENCY
     if values["maxConcurrentDispatches"] > capacity:
         reason = (
-            f"must not exceed maxInstances x containerConcurrency = {capacity}, or the service answers 429 and tasks "
-            "use up their attempts; lower it, or raise one of those"
+            f"must not exceed maxInstances x containerConcurrency - {DEAD_LETTER_CONCURRENCY} for dead letters = "
+            f"{capacity}, or the service answers 429 and tasks use up their attempts; lower it, or raise one of those"
         )
         conflicts.append(("maxConcurrentDispatches", reason))
     if values["minBackoffSeconds"] > values["maxBackoffSeconds"]:
@@ -256,6 +344,20 @@ def _conflicts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         conflicts.append(("handlerAccount", reason))
     if len(set(values["producers"])) < len(values["producers"]):
         conflicts.append(("producers", "must name each member once; remove the repetition"))
+    if not values["simulateEffects"]:
+        for key in ("databaseUrl", "smtpUrl", "warehouseUrl", "warehouseSecret"):
+            if not values[key]:
+                reason = f"must be set, or its effects would not happen; {_remedy(key)}, or simulateEffects true"
+                conflicts.append((key, reason))
+    else:
+        if not values["databaseUrl"] and (values["smtpUrl"] or values["warehouseUrl"]):
+            reason = (
+                f"must be set beside smtpUrl or warehouseUrl, or an effect could happen twice; {_remedy('databaseUrl')}"
+            )
+            conflicts.append(("databaseUrl", reason))
+        if values["warehouseUrl"] and not values["warehouseSecret"]:
+            reason = f"must be set beside warehouseUrl, or it cannot tell who calls; {_remedy('warehouseSecret')}"
+            conflicts.append(("warehouseSecret", reason))
     return conflicts
 
 
@@ -295,6 +397,8 @@ def _accepts(setting: _Setting) -> str:
 
 def _remedy(key: str) -> str:
     default = _SETTINGS[key].rule.default
+    if _SETTINGS[key].rule.secret:
+        return f"set it: pulumi config set --secret {key}"
     if isinstance(default, tuple):
         return f"set an item: pulumi config set --path '{key}[0]' serviceAccount:WEB_APP_EMAIL"
     return f"set it: pulumi config set {key} {shlex.quote(_text(default))}"
@@ -311,7 +415,9 @@ def table() -> str:
     """The settings as a Markdown table, for the README."""
     rows = ["| setting | default | accepts | meaning |", "| --- | --- | --- | --- |"]
     for key, setting in _SETTINGS.items():
-        rows.append(f"| `{key}` | `{_text(setting.rule.default)}` | {_accepts(setting)} | {setting.rule.meaning} |")
+        default = _text(setting.rule.default)
+        shown = f"`{default}`" if default else ""
+        rows.append(f"| `{key}` | {shown} | {_accepts(setting)} | {setting.rule.meaning} |")
     return "\n".join(rows)
 
 

@@ -4,6 +4,7 @@ Owns that they are enabled. Leaves them enabled when the stack goes: others in t
 """
 
 from collections.abc import Iterable
+from typing import TypedDict
 
 import pulumi
 from pulumi_gcp import projects
@@ -32,3 +33,13 @@ class Apis(pulumi.ComponentResource):
     def __getitem__(self, api: str) -> pulumi.Resource:
         """The enabled API, for `depends_on`: a component's own `depends_on` would not reach its children."""
         return self._enabled[api]
+
+
+class Place(TypedDict):
+    """Where every component declares its resources."""
+
+    apis: Apis
+    """Each resource depends on the API that it is made through."""
+    project: str
+    location: str
+    """Region of queue, image and service alike."""

@@ -4,19 +4,14 @@ Owns the Artifact Registry repository and the build of handler/. Hands on a dige
 another image without a deployment. Pushes with the Docker login of the host, so no credential enters the state.
 """
 
-from typing import TypedDict
-
 import pulumi
 import pulumi_docker as docker
 from pulumi_gcp import artifactregistry
 
+from components.apis import Place
 
-class HandlerImageArgs(TypedDict):
-    api: pulumi.Resource
-    """The enabled Artifact Registry API."""
-    project: str
-    location: str
-    """Region, the service's own."""
+
+class HandlerImageArgs(Place):
     repository_name: str
     image_name: str
     context: str
@@ -38,7 +33,7 @@ class HandlerImage(pulumi.ComponentResource):
             repository_id=args["repository_name"],
             format="DOCKER",
             description="Images of the order handler",
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["api"]]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["artifactregistry"]]),
         )
         host = f"{args['location']}-docker.pkg.dev"
         image = docker.Image(

@@ -1,22 +1,18 @@
 """The private Cloud Run service that handles the tasks.
 
-Owns the service and the account that it runs as. Keeps the invoker check on and grants the service's own account
-nothing here: what the handler may do is granted beside what it does it to.
+Owns the service, the account that it runs as, and its secrets, which that account alone may read. Keeps the invoker
+check on. What else the handler may do is granted beside what it does it to.
 """
 
-from typing import TypedDict
+from collections.abc import Mapping
 
 import pulumi
-from pulumi_gcp import cloudrunv2, serviceaccount
+from pulumi_gcp import cloudrunv2, secretmanager, serviceaccount
+
+from components.apis import Place
 
 
-class HandlerServiceArgs(TypedDict):
-    run_api: pulumi.Resource
-    """The enabled Cloud Run API."""
-    iam_api: pulumi.Resource
-    """The enabled IAM API."""
-    project: str
-    location: str
+class HandlerServiceArgs(Place):
     service_name: str
     handler_account: str
     """Id of the account to run as."""
@@ -30,28 +26,77 @@ class HandlerServiceArgs(TypedDict):
     """Requests that one instance takes at once."""
     max_attempts: int
     """The handler's attempt budget."""
+    dead_letter_queue: str
+    """Full path; the queue itself comes later, since it needs the service."""
+    simulate_effects: bool
+    """The handler may log effects that it has no address for."""
+    secrets: Mapping[str, str]
+    """Environment variables of the handler by name; empty ones are left out."""
     deletion_protection: bool
 
 
 class HandlerService(pulumi.ComponentResource):
-    """cloud-run-tasks:index:HandlerService. Produces: Account `<name>-account`, Service `<name>`."""
+    """cloud-run-tasks:index:HandlerService. Produces: Account `<name>-account`, Service `<name>`,
+    and for each secret Secret, SecretVersion and SecretIamMember `<name>-<secret>`."""
 
     service_name: pulumi.Output[str]
     """The service's name, once it exists."""
     url: pulumi.Output[str]
     """The service's root URL, without a trailing slash: the address of tasks and the audience of their tokens."""
-    account_email: pulumi.Output[str]
-    """The account that the handler runs as."""
+    account_member: pulumi.Output[str]
+    """The account that the handler runs as, `serviceAccount:...`."""
 
     def __init__(self, name: str, args: HandlerServiceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:HandlerService", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
         account = serviceaccount.Account(
             f"{name}-account",
             project=args["project"],
             account_id=args["handler_account"],
             display_name="Task Handler",
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["iam_api"]]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["iam"]]),
         )
+        environment: list[cloudrunv2.ServiceTemplateContainerEnvArgsDict] = [
+            {"name": "MAX_ATTEMPTS", "value": str(int(args["max_attempts"]))},
+            {"name": "HANDLER_TIMEOUT_SECONDS", "value": str(int(args["handler_timeout_seconds"]))},
+            {"name": "DEAD_LETTER_QUEUE", "value": args["dead_letter_queue"]},
+            {"name": "SIMULATE_EFFECTS", "value": str(args["simulate_effects"]).lower()},
+            {"name": "GOOGLE_CLOUD_PROJECT", "value": args["project"]},
+        ]
+        readable: list[pulumi.Resource] = []
+        for variable, value in args["secrets"].items():
+            if value:
+                label = variable.lower().replace("_", "-")
+                secret = secretmanager.Secret(
+                    f"{name}-{label}",
+                    project=args["project"],
+                    secret_id=f"{args['service_name']}-{label}",
+                    replication={"auto": {}},
+                    opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["secretmanager"]]),
+                )
+                version = secretmanager.SecretVersion(
+                    f"{name}-{label}",
+                    secret=secret.id,
+                    secret_data=pulumi.Output.secret(value),
+                    deletion_policy="ABANDON",  # the default destroys it, and with it every older revision's start
+                    opts=child,
+                )
+                # the version's number: a new value makes a new revision, and an old revision keeps its own
+                reference: cloudrunv2.ServiceTemplateContainerEnvValueSourceSecretKeyRefArgsDict = {
+                    "secret": secret.secret_id,
+                    "version": version.version,
+                }
+                environment.append({"name": variable, "value_source": {"secret_key_ref": reference}})
+                readable.append(
+                    secretmanager.SecretIamMember(
+                        f"{name}-{label}",
+                        project=args["project"],
+                        secret_id=secret.secret_id,
+                        role="roles/secretmanager.secretAccessor",
+                        member=account.member,
+                        opts=child,
+                    )
+                )
         service = cloudrunv2.Service(
             name,
             project=args["project"],
@@ -83,16 +128,13 @@ class HandlerService(pulumi.ComponentResource):
                             "timeout_seconds": 1,
                             "failure_threshold": 60,
                         },
-                        "envs": [
-                            {"name": "MAX_ATTEMPTS", "value": str(int(args["max_attempts"]))},
-                            {"name": "GOOGLE_CLOUD_PROJECT", "value": args["project"]},
-                        ],
+                        "envs": environment,
                     }
                 ],
             },
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["run_api"]]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["run"], *readable]),
         )
         self.service_name = service.name
         self.url = service.uri
-        self.account_email = account.email
-        self.register_outputs({"url": self.url, "account_email": self.account_email})
+        self.account_member = account.member
+        self.register_outputs({"url": self.url, "account_member": self.account_member})

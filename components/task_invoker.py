@@ -5,18 +5,14 @@ a shared project stay.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 import pulumi
 from pulumi_gcp import cloudrunv2, serviceaccount
 
+from components.apis import Place
 
-class TaskInvokerArgs(TypedDict):
-    iam_api: pulumi.Resource
-    """The enabled IAM API."""
-    project: str
-    """The queue's own project: Cloud Tasks signs in as accounts of no other."""
-    location: str
+
+class TaskInvokerArgs(Place):
     invoker_account: str
     """Id of the account."""
     invoker_display_name: str
@@ -41,7 +37,7 @@ class TaskInvoker(pulumi.ComponentResource):
             project=args["project"],
             account_id=args["invoker_account"],
             display_name=args["invoker_display_name"],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["iam_api"]]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["iam"]]),
         )
         binding = cloudrunv2.ServiceIamMember(
             f"{name}-run",

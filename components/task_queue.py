@@ -1,42 +1,60 @@
-"""The queue between the web app and the handler.
+"""The queue between the web app and the handler, and the one for what the handler could not do.
 
-Owns the queue and who may add to it. Writes every rate and retry figure, since a figure that is left out later keeps
-its old value on the server.
+Owns both queues, who may add to the first, and what the handler may do to the second. Writes every rate and retry
+figure, since a figure that is left out later keeps its old value on the server.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from urllib.parse import urlsplit
 
 import pulumi
 from pulumi_gcp import cloudtasks
 
+from components.apis import Place
 
-class TaskQueueArgs(TypedDict):
-    api: pulumi.Resource
-    """The enabled Cloud Tasks API."""
-    project: str
-    location: str
+DEAD_LETTERS_PER_SECOND = 5.0
+"""Low: a replay comes on top of the queue's own dispatches."""
+_DEAD_LETTER_ROLES = ("enqueuer", "taskDeleter", "viewer")
+
+
+class TaskQueueArgs(Place):
     queue_name: str
     max_dispatches_per_second: float
     max_concurrent_dispatches: int
     max_attempts: int
     """Attempts, the first included, after which Cloud Tasks deletes the task."""
+    retry_until_handled: bool
+    """Cloud Tasks never deletes a task that failed, however many its attempts: the handler ends it."""
     min_backoff_seconds: float
     max_backoff_seconds: float
     max_doublings: int
     producers: Sequence[str]
     """Members that may create tasks."""
+    dead_letter_queue: str
+    """Full path of the second queue."""
+    dead_letter_concurrency: int
+    """Dead letters that a replay sends at once."""
+    service_url: pulumi.Input[str]
+    """Root URL of the service, where dead letters are replayed to, whatever URL they carry."""
+    invoker_email: pulumi.Input[str]
+    """The account that a replay signs in as."""
+    handler_member: pulumi.Input[str]
+    """The handler's account, `serviceAccount:...`, which stores dead letters and takes them back."""
 
 
 class TaskQueue(pulumi.ComponentResource):
-    """cloud-run-tasks:index:TaskQueue. Produces: Queue `<name>`,
-    one QueueIamMember `<name>-enqueuer-<member>` a producer."""
+    """cloud-run-tasks:index:TaskQueue. Produces: Queue `<name>`, Queue `<name>-dead-letters`,
+    QueueIamMember `<name>-dead-letters-<role>` three times, one `<name>-enqueuer-<member>` a producer."""
 
     path: pulumi.Output[str]
     """`projects/P/locations/L/queues/Q`, usable once the producers may add to it."""
+    dead_letter_path: pulumi.Output[str]
+    """The dead-letter queue's, usable once the handler may."""
 
     def __init__(self, name: str, args: TaskQueueArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:TaskQueue", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        after_api = pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["cloudtasks"]])
         queue = cloudtasks.Queue(
             name,
             project=args["project"],
@@ -47,14 +65,51 @@ class TaskQueue(pulumi.ComponentResource):
                 "max_concurrent_dispatches": args["max_concurrent_dispatches"],
             },
             retry_config={
-                "max_attempts": args["max_attempts"],
+                "max_attempts": -1 if args["retry_until_handled"] else args["max_attempts"],
                 "min_backoff": _duration(args["min_backoff_seconds"]),
                 "max_backoff": _duration(args["max_backoff_seconds"]),
                 "max_doublings": args["max_doublings"],
                 "max_retry_duration": "0s",
             },
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args["api"]]),
+            opts=after_api,
         )
+        dead_letters = cloudtasks.Queue(
+            f"{name}-dead-letters",
+            project=args["project"],
+            location=args["location"],
+            name=args["dead_letter_queue"].rpartition("/")[2],
+            desired_state="PAUSED",
+            rate_limits={
+                "max_dispatches_per_second": DEAD_LETTERS_PER_SECOND,
+                "max_concurrent_dispatches": args["dead_letter_concurrency"],
+            },
+            # hours apart: while a replay goes on, each entry is tried once
+            retry_config={
+                "max_attempts": -1,
+                "min_backoff": "3600s",
+                "max_backoff": "86400s",
+                "max_doublings": 5,
+                "max_retry_duration": "0s",
+            },
+            http_target={
+                "http_method": "POST",
+                "uri_override": pulumi.Output.from_input(args["service_url"]).apply(_override),
+                "oidc_token": {"service_account_email": args["invoker_email"], "audience": args["service_url"]},
+            },
+            opts=after_api,
+        )
+        handler_grants = [
+            cloudtasks.QueueIamMember(
+                f"{name}-dead-letters-{role}",
+                project=args["project"],
+                location=args["location"],
+                name=dead_letters.name,
+                role=f"roles/cloudtasks.{role}",
+                member=args["handler_member"],
+                opts=child,
+            )
+            for role in _DEAD_LETTER_ROLES
+        ]
         grants = [
             cloudtasks.QueueIamMember(
                 f"{name}-enqueuer-{member}",
@@ -63,12 +118,33 @@ class TaskQueue(pulumi.ComponentResource):
                 name=queue.name,
                 role="roles/cloudtasks.enqueuer",
                 member=member,
-                opts=pulumi.ResourceOptions(parent=self),
+                # nobody may add an order before there is a place for the ones that fail
+                opts=pulumi.ResourceOptions(parent=self, depends_on=handler_grants),
             )
             for member in args["producers"]
         ]
-        self.path = pulumi.Output.all(queue.id, *(grant.id for grant in grants)).apply(lambda ids: str(ids[0]))
-        self.register_outputs({"path": self.path})
+        self.dead_letter_path = _once(dead_letters.id, handler_grants)
+        self.path = _once(queue.id, [*handler_grants, *grants])
+        self.register_outputs({"path": self.path, "dead_letter_path": self.dead_letter_path})
+
+
+def _once(path: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember]) -> pulumi.Output[str]:
+    """The path, known only when the grants are made."""
+    return pulumi.Output.all(path, *(grant.id for grant in grants)).apply(lambda resolved: str(resolved[0]))
+
+
+def _override(service_url: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict:
+    """Send every task to the handler, whatever URL it carries."""
+    url = urlsplit(service_url)
+    override: cloudtasks.QueueHttpTargetUriOverrideArgsDict = {
+        "scheme": url.scheme.upper(),
+        "host": url.hostname or "",
+        "path_override": {"path": "/process-order"},
+        "uri_override_enforce_mode": "ALWAYS",
+    }
+    if url.port:
+        override["port"] = str(url.port)
+    return override
 
 
 def _duration(seconds: float) -> str:

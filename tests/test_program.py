@@ -5,22 +5,36 @@ from pathlib import Path
 
 import pulumi
 import pytest
+from google.protobuf import json_format
+from pulumi.runtime import rpc
 from pulumi.runtime.mocks import MockMonitor
 from pulumi.runtime.settings import SETTINGS
 from pulumi_gcp import organizations, projects
 
 import settings
 from components.apis import Apis
+from local.effects import PLACEHOLDERS
 from local.program import ROOT, SERVICE_URL, Evaluation, ProgramError, Resource, evaluate, stack_configuration
 
 STACKS = sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in ROOT.glob("Pulumi.*.yaml"))
 PROJECT = {"gcp:project": "shop-project"}
 WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
+HIDDEN = "hunter2"
+"""Part of each secret, so that it can be searched for."""
+SECRETS = {
+    "cloud-run-tasks:databaseUrl": f"postgresql://shop:{HIDDEN}@db/orders",
+    "cloud-run-tasks:smtpUrl": f"smtp://shop:{HIDDEN}@mail?from=orders@shop.example",
+    "cloud-run-tasks:warehouseUrl": f"https://warehouse.example/{HIDDEN}",
+    "cloud-run-tasks:warehouseSecret": f"{HIDDEN}-0123456789",
+}
+LABELS = ("database-url", "smtp-url", "warehouse-url", "warehouse-secret")
+"""What Secret Manager calls them, after the service."""
 
 API = {
     "gcp:artifactregistry": "artifactregistry",
     "gcp:cloudrunv2": "run",
     "gcp:cloudtasks": "cloudtasks",
+    "gcp:secretmanager": "secretmanager",
     "gcp:serviceaccount": "iam",
     "docker:index": "artifactregistry",
 }
@@ -39,7 +53,7 @@ def config(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture(params=[False, True], ids=["known", "preview"])
 def evaluation(request: pytest.FixtureRequest, config: dict[str, str]) -> Evaluation:
-    return evaluate(config=config, preview=request.param)
+    return evaluate(config=config, secrets=SECRETS, preview=request.param)
 
 
 @pytest.fixture
@@ -62,56 +76,137 @@ def ancestors(resource: Resource, resources: Mapping[str, Resource]) -> set[str]
     return found
 
 
+def parsed(config: Mapping[str, str]) -> settings.Settings:
+    return settings.parse({**config, **SECRETS}, "cloud-run-tasks", SECRETS.__contains__)
+
+
+def queues(evaluation: Evaluation) -> tuple[Resource, Resource]:
+    """The queue and its dead-letter queue."""
+    queue, dead_letters = sorted(evaluation.of_type("gcp:cloudtasks/queue:Queue"), key=lambda each: each.name)
+    return queue, dead_letters
+
+
 def is_component(resource: Resource) -> bool:
     return resource.type.startswith("cloud-run-tasks:")
 
 
-def test_the_development_stack_is_among_those_found() -> None:
-    assert "dev" in STACKS
+def test_there_is_a_stack_to_develop_on_and_one_for_production() -> None:
+    assert STACKS == ["dev", "prod"]
+
+
+def test_production_retries_until_handled_and_simulates_nothing_and_development_needs_no_secret() -> None:
+    production = parsed(configuration("prod"))
+    assert production.queue["retry_until_handled"] is True
+    assert production.effects["simulate_effects"] is False
+    assert production.service["deletion_protection"] is True
+    for key in SECRETS:
+        with pytest.raises(settings.SettingsError, match=f"{key} = '': must be set"):
+            evaluate(config=configuration("prod"), secrets={k: text for k, text in SECRETS.items() if k != key})
+    evaluate(config=configuration("dev"))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_can_be_evaluated_with_what_the_local_cloud_puts_for_its_secrets(stack: str) -> None:
+    secrets = {f"cloud-run-tasks:{key}": text for key, text in PLACEHOLDERS.items()}
+    assert secrets.keys() == SECRETS.keys()
+    evaluation = evaluate(config=configuration(stack), secrets=secrets)
+    versions = evaluation.of_type("gcp:secretmanager/secretVersion:SecretVersion")
+    assert {version.inputs["secretData"] for version in versions} == set(PLACEHOLDERS.values())
 
 
 def test_the_program_fits_on_a_page() -> None:
     assert len((ROOT / "__main__.py").read_text().splitlines()) <= 60
 
 
-def test_it_exports_what_a_producer_needs(config: dict[str, str]) -> None:
-    s = settings.parse(config, "cloud-run-tasks")
-    evaluation = evaluate(config=config)
+def test_it_exports_what_a_producer_and_an_operator_need(config: dict[str, str]) -> None:
+    s = parsed(config)
+    evaluation = evaluate(config=config, secrets=SECRETS)
     image = evaluation.exports["image"]
+    queue = f"projects/shop-project/locations/{s.region}/queues/{s.queue['queue_name']}"
     assert evaluation.exports == {
         "service_url": SERVICE_URL,
         "invoker_email": f"{s.invoker['invoker_account']}@shop-project.iam.gserviceaccount.com",
-        "queue": f"projects/shop-project/locations/{s.region}/queues/{s.queue['queue_name']}",
+        "queue": queue,
+        "dead_letter_queue": f"{queue}-dead-letters",
         "image": image,
     }
+    assert {resource.id for resource in queues(evaluation)} == {queue, f"{queue}-dead-letters"}
     repository = f"{s.region}-docker.pkg.dev/shop-project/{s.image['repository_name']}/{s.service['service_name']}"
     assert re.fullmatch(re.escape(repository) + "@sha256:[0-9a-f]{64}", image)
 
 
 def test_what_it_exports_is_unknown_in_a_first_preview(config: dict[str, str]) -> None:
-    assert evaluate(config=config, preview=True).exports == dict.fromkeys(
-        ["service_url", "invoker_email", "queue", "image"]
+    assert evaluate(config=config, secrets=SECRETS, preview=True).exports == dict.fromkeys(
+        ["service_url", "invoker_email", "queue", "dead_letter_queue", "image"]
     )
 
 
-def test_the_service_runs_the_exported_image_and_is_reached_at_the_exported_url(config: dict[str, str]) -> None:
-    evaluation = evaluate(config=config, service_url="http://127.0.0.1:8080")
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://x.run.app", {"scheme": "HTTPS", "host": "x.run.app"}),
+        ("http://127.0.0.1:8080", {"scheme": "HTTP", "host": "127.0.0.1", "port": "8080"}),
+    ],
+)
+def test_the_service_runs_the_exported_image_and_dead_letters_go_to_the_exported_url(
+    config: dict[str, str], url: str, address: dict[str, str]
+) -> None:
+    evaluation = evaluate(config=config, secrets=SECRETS, service_url=url)
     [service] = evaluation.of_type("gcp:cloudrunv2/service:Service")
     [container] = service.inputs["template"]["containers"]
     assert container["image"] == evaluation.exports["image"]
-    assert evaluation.exports["service_url"] == "http://127.0.0.1:8080"
+    assert evaluation.exports["service_url"] == url
+    _, dead_letters = queues(evaluation)
+    assert dead_letters.inputs["httpTarget"] == {
+        "httpMethod": "POST",
+        "uriOverride": {**address, "pathOverride": {"path": "/process-order"}, "uriOverrideEnforceMode": "ALWAYS"},
+        "oidcToken": {"serviceAccountEmail": evaluation.exports["invoker_email"], "audience": url},
+    }
 
 
-def test_queue_and_handler_have_one_attempt_budget_and_every_location_is_the_region(config: dict[str, str]) -> None:
-    other = {"cloud-run-tasks:maxAttempts": "9", "cloud-run-tasks:region": "europe-west1"}
-    evaluation = evaluate(config=config | other)
+@pytest.mark.parametrize("simulate_effects", ["false", "true"])
+@pytest.mark.parametrize(("retry_until_handled", "attempts"), [("false", 9), ("true", -1)])
+def test_the_handler_has_the_attempt_budget_and_the_queue_too_unless_only_the_handler_ends_a_task(
+    config: dict[str, str], retry_until_handled: str, attempts: int, simulate_effects: str
+) -> None:
+    other = {
+        "cloud-run-tasks:maxAttempts": "9",
+        "cloud-run-tasks:handlerTimeoutSeconds": "123",
+        "cloud-run-tasks:retryUntilHandled": retry_until_handled,
+        "cloud-run-tasks:simulateEffects": simulate_effects,
+    }
+    evaluation = evaluate(config=config | other, secrets=SECRETS)
     [service] = evaluation.of_type("gcp:cloudrunv2/service:Service")
-    [queue] = evaluation.of_type("gcp:cloudtasks/queue:Queue")
     [container] = service.inputs["template"]["containers"]
-    assert {"name": "MAX_ATTEMPTS", "value": "9"} in container["envs"]
-    assert queue.inputs["retryConfig"]["maxAttempts"] == 9
+    assert {env["name"]: env["value"] for env in container["envs"] if "value" in env} == {
+        "MAX_ATTEMPTS": "9",
+        "HANDLER_TIMEOUT_SECONDS": "123",
+        "DEAD_LETTER_QUEUE": evaluation.exports["dead_letter_queue"],
+        "SIMULATE_EFFECTS": simulate_effects,
+        "GOOGLE_CLOUD_PROJECT": "shop-project",
+    }
+    queue, dead_letters = queues(evaluation)
+    assert queue.inputs["retryConfig"]["maxAttempts"] == attempts
+    assert dead_letters.inputs["retryConfig"]["maxAttempts"] == -1
+    for each in (queue, dead_letters):
+        assert each.inputs["retryConfig"]["maxRetryDuration"] == "0s"
+
+
+def test_every_location_is_the_region(config: dict[str, str]) -> None:
+    evaluation = evaluate(config=config | {"cloud-run-tasks:region": "europe-west1"}, secrets=SECRETS)
     places = {resource.inputs.get("location", "europe-west1") for resource in evaluation.resources.values()}
     assert places == {"europe-west1"}
+    assert "/locations/europe-west1/" in evaluation.exports["dead_letter_queue"]
+
+
+def test_both_queues_together_never_send_more_than_the_service_takes_at_once() -> None:
+    most = {
+        "cloud-run-tasks:maxInstances": "3",
+        "cloud-run-tasks:containerConcurrency": "7",
+        "cloud-run-tasks:maxConcurrentDispatches": "16",
+    }
+    evaluation = evaluate(config=configuration("dev") | most)
+    assert sum(queue.inputs["rateLimits"]["maxConcurrentDispatches"] for queue in queues(evaluation)) == 3 * 7
 
 
 def test_every_resource_is_a_child_of_a_component(evaluation: Evaluation) -> None:
@@ -143,23 +238,145 @@ def test_every_resource_waits_for_the_api_that_it_calls_and_no_other_api_is_enab
     assert enabled.keys() == called
 
 
-def test_every_grant_is_a_membership_of_one_known_member(evaluation: Evaluation, config: dict[str, str]) -> None:
+def test_a_stack_without_secrets_declares_none_and_keeps_the_api_enabled() -> None:
+    evaluation = evaluate(config=configuration("dev"))
+    assert not [resource for resource in evaluation.resources.values() if "secretmanager/" in resource.type]
+    services = {service.inputs["service"] for service in evaluation.of_type("gcp:projects/service:Service")}
+    assert "secretmanager.googleapis.com" in services
+
+
+GRANTS = {
+    "gcp:cloudrunv2/serviceIamMember:ServiceIamMember": "name",
+    "gcp:cloudtasks/queueIamMember:QueueIamMember": "name",
+    "gcp:secretmanager/secretIamMember:SecretIamMember": "secretId",
+    "gcp:serviceaccount/iAMMember:IAMMember": "serviceAccountId",
+}
+"""The types of the grants, each a membership, and the input that says on what."""
+
+
+def test_every_grant_is_a_membership_and_this_is_all_that_is_granted(config: dict[str, str]) -> None:
+    """So nobody acts as the handler, and the handler may do nothing to the queue that its orders come from."""
+    s = parsed(config)
+    evaluation = evaluate(config=config, secrets=SECRETS)
     grants = [resource for resource in evaluation.resources.values() if "iam" in resource.type.lower()]
-    assert {grant.type.rpartition(":")[2] for grant in grants} == {"ServiceIamMember", "IAMMember", "QueueIamMember"}
-    assert {grant.inputs["role"] for grant in grants} == {
-        "roles/run.invoker",
-        "roles/iam.serviceAccountUser",
-        "roles/cloudtasks.enqueuer",
+    accounts = "shop-project.iam.gserviceaccount.com"
+    invoker, handler = s.invoker["invoker_account"], f"serviceAccount:{s.service['handler_account']}@{accounts}"
+    service, queue = s.service["service_name"], s.queue["queue_name"]
+    assert sorted((g.inputs["role"], g.inputs[GRANTS[g.type]], g.inputs["member"]) for g in grants) == sorted(
+        [
+            ("roles/run.invoker", service, f"serviceAccount:{invoker}@{accounts}"),
+            *(
+                (f"roles/cloudtasks.{role}", f"{queue}-dead-letters", handler)
+                for role in ("enqueuer", "taskDeleter", "viewer")
+            ),
+            *(("roles/secretmanager.secretAccessor", f"{service}-{label}", handler) for label in LABELS),
+            *(("roles/cloudtasks.enqueuer", queue, producer) for producer in s.producers),
+            *(
+                (
+                    "roles/iam.serviceAccountUser",
+                    f"projects/shop-project/serviceAccounts/{invoker}@{accounts}",
+                    producer,
+                )
+                for producer in s.producers
+            ),
+        ]
+    )
+    assert s.producers
+
+
+def test_no_other_type_of_grant_appears_in_a_preview(evaluation: Evaluation) -> None:
+    assert {resource.type for resource in evaluation.resources.values() if "iam" in resource.type.lower()} == set(
+        GRANTS
+    )
+
+
+def test_nobody_can_add_an_order_before_the_handler_can_store_what_fails(evaluation: Evaluation) -> None:
+    grants = evaluation.of_type("gcp:cloudtasks/queueIamMember:QueueIamMember")
+    queue, dead_letters = queues(evaluation)
+    handler_s = {grant.urn for grant in grants if grant.inputs["name"] == dead_letters.inputs["name"]}
+    producers_ = [grant for grant in grants if grant.inputs["name"] == queue.inputs["name"]]
+    assert len(handler_s) == 3
+    assert producers_
+    for grant in producers_:
+        assert handler_s <= grant.depends_on
+        assert dead_letters.urn in ancestors(grant, evaluation.resources)
+
+
+@pytest.mark.parametrize("preview", [False, True], ids=["known", "preview"])
+def test_a_secret_is_nowhere_in_the_state_but_encrypted_and_in_no_log(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    config: dict[str, str],
+    preview: bool,
+) -> None:
+    """Inputs as the engine receives them, and what components and the stack hand over as outputs."""
+    sent: list[object] = []
+    outputs = MockMonitor.RegisterResourceOutputs
+
+    def spy(monitor: MockMonitor, request: object) -> object:
+        sent.append(request)
+        return outputs(monitor, request)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(MockMonitor, "RegisterResourceOutputs", spy)
+    evaluation = evaluate(config=config, secrets=SECRETS, preview=preview)
+    assert len(sent) == 6  # five components and the stack
+    assert HIDDEN not in str(sent) + str(evaluation.exports) + caplog.text + "".join(capfd.readouterr())
+    found = []
+    for resource in evaluation.resources.values():
+        request = type(resource.options)()
+        request.CopyFrom(resource.options)
+        if resource.type == "gcp:secretmanager/secretVersion:SecretVersion":
+            value = json_format.MessageToDict(request.object)["secretData"]
+            assert rpc.is_rpc_secret(value)
+            found.append(rpc.unwrap_rpc_secret(value))
+            del request.object.fields["secretData"]
+        assert HIDDEN not in str(request), resource.urn
+    assert sorted(found) == sorted(SECRETS.values())
+
+
+def test_each_secret_reaches_the_variable_of_its_own_name(config: dict[str, str]) -> None:
+    evaluation = evaluate(config=config, secrets=SECRETS)
+    [service] = evaluation.of_type("gcp:cloudrunv2/service:Service")
+    [container] = service.inputs["template"]["containers"]
+    references = {env["name"]: env["valueSource"]["secretKeyRef"] for env in container["envs"] if "value" not in env}
+    assert all(reference.keys() == {"secret", "version"} for reference in references.values())
+    versions = {
+        version.id: version.inputs["secretData"]
+        for version in evaluation.of_type("gcp:secretmanager/secretVersion:SecretVersion")
     }
-    producers = settings.parse(config, "cloud-run-tasks").producers
-    for grant in grants:
-        [invoker] = evaluation.of_type("gcp:cloudrunv2/serviceIamMember:ServiceIamMember")
-        assert (grant.inputs["member"] in producers) is (grant is not invoker)
+    assert {
+        name: versions[f"projects/shop-project/secrets/{reference['secret']}/versions/{reference['version']}"]
+        for name, reference in references.items()
+    } == {
+        "DATABASE_URL": SECRETS["cloud-run-tasks:databaseUrl"],
+        "SMTP_URL": SECRETS["cloud-run-tasks:smtpUrl"],
+        "WAREHOUSE_URL": SECRETS["cloud-run-tasks:warehouseUrl"],
+        "WAREHOUSE_SECRET": SECRETS["cloud-run-tasks:warehouseSecret"],
+    }
 
 
-def test_a_stack_that_sets_only_its_project_declares_the_figures_of_the_design() -> None:
-    evaluation = evaluate(config=PROJECT)
-    [queue] = evaluation.of_type("gcp:cloudtasks/queue:Queue")
+def test_the_service_starts_once_it_may_read_its_secrets(evaluation: Evaluation) -> None:
+    [service] = evaluation.of_type("gcp:cloudrunv2/service:Service")
+    readers = evaluation.of_type("gcp:secretmanager/secretIamMember:SecretIamMember")
+    versions = evaluation.of_type("gcp:secretmanager/secretVersion:SecretVersion")
+    assert len(readers) == len(versions) == 4
+    assert {resource.urn for resource in (*readers, *versions)} <= service.depends_on
+
+
+@pytest.mark.parametrize(("stack", "warned"), [("dev", 1), ("prod", 0)])
+def test_a_queue_that_may_lose_orders_is_warned_of(caplog: pytest.LogCaptureFixture, stack: str, warned: int) -> None:
+    evaluate(config=configuration(stack), secrets=SECRETS)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == warned
+    assert all(text.startswith("retryUntilHandled is false: Cloud Tasks deletes a task") for text in warnings)
+
+
+def test_a_stack_that_sets_its_project_and_its_secrets_declares_the_figures_of_the_design() -> None:
+    evaluation = evaluate(config=PROJECT, secrets=SECRETS)
+    queue, dead_letters = queues(evaluation)
+    assert dead_letters.inputs["name"] == "cloud-run-tasks-dead-letters"
+    assert dead_letters.inputs["rateLimits"] == {"maxDispatchesPerSecond": 5.0, "maxConcurrentDispatches": 5.0}
     assert queue.inputs == {
         "project": "shop-project",
         "location": "us-central1",
@@ -212,9 +429,11 @@ def test_a_stack_that_sets_only_its_project_declares_the_figures_of_the_design()
 
 
 def test_without_producers_nobody_may_enqueue_or_act_as_the_invoker() -> None:
-    types = {resource.type for resource in evaluate(config=PROJECT).resources.values()}
-    assert "gcp:cloudrunv2/serviceIamMember:ServiceIamMember" in types
-    assert not types & {"gcp:cloudtasks/queueIamMember:QueueIamMember", "gcp:serviceaccount/iAMMember:IAMMember"}
+    evaluation = evaluate(config=PROJECT, secrets=SECRETS)
+    assert evaluation.of_type("gcp:cloudrunv2/serviceIamMember:ServiceIamMember")
+    assert not evaluation.of_type("gcp:serviceaccount/iAMMember:IAMMember")
+    grants = evaluation.of_type("gcp:cloudtasks/queueIamMember:QueueIamMember")
+    assert {grant.inputs["name"] for grant in grants} == {"cloud-run-tasks-dead-letters"}
 
 
 @pytest.mark.parametrize("preview", [False, True], ids=["known", "preview"])
@@ -228,9 +447,9 @@ def test_nothing_is_declared_when_the_settings_are_refused(monkeypatch: pytest.M
 
     monkeypatch.setattr(MockMonitor, "RegisterResource", spy)
     with pytest.raises(settings.SettingsError, match=r"cloud-run-tasks:maxAttempts = '0'"):
-        evaluate(config=PROJECT | {"cloud-run-tasks:maxAttempts": "0"}, preview=preview)
+        evaluate(config=PROJECT | {"cloud-run-tasks:maxAttempts": "0"}, secrets=SECRETS, preview=preview)
     assert set(registered) <= {"pulumi:pulumi:Stack"}
-    evaluate(config=PROJECT, preview=preview)
+    evaluate(config=PROJECT, secrets=SECRETS, preview=preview)
     assert "gcp:cloudtasks/queue:Queue" in registered
 
 
@@ -275,7 +494,7 @@ def left_over() -> Iterator[None]:
 
 @pytest.mark.usefixtures("left_over")
 def test_an_evaluation_waits_for_nothing_that_another_left_over() -> None:
-    assert evaluate(config=PROJECT).exports["service_url"] == SERVICE_URL
+    assert evaluate(config=PROJECT, secrets=SECRETS).exports["service_url"] == SERVICE_URL
 
 
 def test_one_evaluation_s_exports_and_configuration_do_not_reach_the_next() -> None:
@@ -285,6 +504,23 @@ def test_one_evaluation_s_exports_and_configuration_do_not_reach_the_next() -> N
     assert evaluate(program, config={"shop:colour": "red"}).exports == {"colour": "red"}
     assert evaluate(program, config={}).exports == {"colour": None}
     assert evaluate(lambda: None, config={"shop:colour": "red"}).exports == {}
+
+
+def test_what_was_set_with_secret_is_known_as_such_and_to_one_evaluation_alone() -> None:
+    def program() -> None:
+        pulumi.export("colour", pulumi.Config("shop").get("colour"))
+        pulumi.export("secret", pulumi.runtime.is_config_secret("shop:colour"))
+
+    secret = evaluate(program, config={"shop:size": "9"}, secrets={"shop:colour": "red"})
+    assert secret.exports == {"colour": "red", "secret": True}
+    assert evaluate(program, config={}).exports == {"colour": None, "secret": False}
+    assert evaluate(program, config={"shop:colour": "red"}).exports == {"colour": "red", "secret": False}
+
+
+def test_what_was_set_with_secret_is_added_to_a_stack_s_own_file() -> None:
+    configured: dict[str, str] = {}
+    evaluate(lambda: configured.update(settings.raw_configuration()), stack="prod", secrets=SECRETS)
+    assert configured == {**stack_configuration("prod"), **SECRETS}
 
 
 def write(root: Path, text: str, stack: str = "dev") -> Path:

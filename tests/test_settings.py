@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 import shlex
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,21 @@ import pulumi
 import pytest
 
 import settings
+from local.effects import PLACEHOLDERS
 from local.program import evaluate
 from settings import Settings, SettingsError
 
 PROJECT = "cloud-run-tasks"
 WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
+
+HIDDEN = "hunter2"
+"""Part of each secret here, so that it can be searched for."""
+SECRETS = {
+    "databaseUrl": f"postgresql://shop:{HIDDEN}@db.shop.example/orders?sslmode=require",
+    "smtpUrl": f"smtp://shop:{HIDDEN}@mail.shop.example:587?from=orders@shop.example",
+    "warehouseUrl": f"https://warehouse.example/{HIDDEN}/orders",
+    "warehouseSecret": f"{HIDDEN}-0123456789",
+}
 
 DEFAULTS: dict[str, Any] = {
     "project": "shop-project",
@@ -24,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
         "max_dispatches_per_second": 50.0,
         "max_concurrent_dispatches": 20,
         "max_attempts": 5,
+        "retry_until_handled": False,
         "min_backoff_seconds": 10.0,
         "max_backoff_seconds": 300.0,
         "max_doublings": 4,
@@ -38,8 +50,17 @@ DEFAULTS: dict[str, Any] = {
         "deletion_protection": True,
         "handler_account": "task-handler-sa",
     },
+    "effects": {
+        "simulate_effects": False,
+        "database_url": SECRETS["databaseUrl"],
+        "smtp_url": SECRETS["smtpUrl"],
+        "warehouse_url": SECRETS["warehouseUrl"],
+        "warehouse_secret": SECRETS["warehouseSecret"],
+    },
     "invoker": {"invoker_account": "cloud-tasks-invoker", "invoker_display_name": "Cloud Tasks Invoker"},
 }
+"""What a stack has that sets only its project and its secrets."""
+SECTIONS = ("queue", "image", "service", "effects", "invoker")
 
 OVERRIDES: dict[str, tuple[str, str, str, object]] = {
     "region": ("europe-west1", "", "region", "europe-west1"),
@@ -48,6 +69,7 @@ OVERRIDES: dict[str, tuple[str, str, str, object]] = {
     "maxDispatchesPerSecond": ("0.5", "queue", "max_dispatches_per_second", 0.5),
     "maxConcurrentDispatches": ("7", "queue", "max_concurrent_dispatches", 7),
     "maxAttempts": ("9", "queue", "max_attempts", 9),
+    "retryUntilHandled": ("true", "queue", "retry_until_handled", True),
     "minBackoffSeconds": ("0.1", "queue", "min_backoff_seconds", 0.1),
     "maxBackoffSeconds": ("3600", "queue", "max_backoff_seconds", 3600.0),
     "maxDoublings": ("16", "queue", "max_doublings", 16),
@@ -59,6 +81,11 @@ OVERRIDES: dict[str, tuple[str, str, str, object]] = {
     "containerConcurrency": ("80", "service", "container_concurrency", 80),
     "deletionProtection": ("false", "service", "deletion_protection", False),
     "handlerAccount": ("order-handler-sa", "service", "handler_account", "order-handler-sa"),
+    "simulateEffects": ("true", "effects", "simulate_effects", True),
+    "databaseUrl": ("postgresql:///other", "effects", "database_url", "postgresql:///other"),
+    "smtpUrl": ("smtps://mail?from=a@b.example", "effects", "smtp_url", "smtps://mail?from=a@b.example"),
+    "warehouseUrl": ("https://other.example", "effects", "warehouse_url", "https://other.example"),
+    "warehouseSecret": ("0123456789abcdef", "effects", "warehouse_secret", "0123456789abcdef"),
     "invokerAccount": ("order-invoker", "invoker", "invoker_account", "order-invoker"),
     "invokerDisplayName": ("Order Invoker", "invoker", "invoker_display_name", "Order Invoker"),
 }
@@ -66,6 +93,7 @@ OVERRIDES: dict[str, tuple[str, str, str, object]] = {
 
 ACCOUNT_IDS = ["", "short", "a" * 31, "1-account", "Account", "account-", "an_account", "account@example"]
 WHOLE_NUMBERS = ["", "many", "1.5", "true", "[1]", "nan", "inf", "-inf", "-1", "0"]
+FLAGS = ["", "yes", "True", "0", "1", '"false"', "[false]", "null"]
 NUMBERS = ["", "many", "true", "[1]", "nan", "inf", "-inf", "-1", "0", "0.0009"]
 
 REFUSED: dict[str, list[str]] = {
@@ -88,10 +116,11 @@ REFUSED: dict[str, list[str]] = {
         '["principal://example.com/subject/web"]',
         json.dumps([WEB, "allUsers"]),
     ],
-    "queueName": ["", "a" * 101, "my_queue", "a/b", "a.b", "a b", "queue\n"],
+    "queueName": ["", "a" * 88, "my_queue", "a/b", "a.b", "a b", "queue\n"],
     "maxDispatchesPerSecond": [*NUMBERS, "500.1"],
     "maxConcurrentDispatches": [*WHOLE_NUMBERS, "5001"],
     "maxAttempts": [*WHOLE_NUMBERS, "1001", "9" * 400, "5_0", " 5", "٣"],
+    "retryUntilHandled": FLAGS,
     "minBackoffSeconds": [*NUMBERS, "10s", "2678401", "1e300"],
     "maxBackoffSeconds": [*NUMBERS, "300s", "2678401"],
     "maxDoublings": [*WHOLE_NUMBERS, "101"],
@@ -101,36 +130,82 @@ REFUSED: dict[str, list[str]] = {
     "handlerTimeoutSeconds": [*WHOLE_NUMBERS, "601", "300s"],
     "maxInstances": [*WHOLE_NUMBERS, "1001"],
     "containerConcurrency": [*WHOLE_NUMBERS, "1001"],
-    "deletionProtection": ["", "yes", "True", "0", "1", '"false"', "[false]", "null"],
+    "deletionProtection": FLAGS,
     "handlerAccount": ACCOUNT_IDS,
+    "simulateEffects": FLAGS,
+    "databaseUrl": [
+        "",
+        HIDDEN,
+        f"mysql://shop:{HIDDEN}@db/orders",
+        f"postgres://shop:{HIDDEN}@db/orders",
+        f"sqlite:///{HIDDEN}.sqlite",
+        f"POSTGRESQL://shop:{HIDDEN}@db/orders",
+        f"postgresql://shop:{HIDDEN}@db/ord ers",
+        f"postgresql://shop:{HIDDEN}@db/orders\n",
+        f" postgresql://shop:{HIDDEN}@db/orders",
+        "postgresql://",
+    ],
+    "smtpUrl": [
+        "",
+        HIDDEN,
+        f"http://shop:{HIDDEN}@mail?from=orders@shop.example",
+        f"smtp://shop:{HIDDEN}@mail:587",
+        f"smtp://shop:{HIDDEN}@mail:587?sender=orders@shop.example",
+        f"smtp://shop:{HIDDEN}@mail:587?from=",
+        f"smtp://shop:{HIDDEN}@mail:587?from=orders",
+        f"smtp://shop:{HIDDEN}@mail:587?from=orders@shop.example&tls=no",
+        f"smtp://shop:{HIDDEN}@x@mail:587?from=orders@shop.example",
+        f"smtp://{HIDDEN}@mail:587?from=orders@shop.example",
+        f"smtp://shop:{HIDDEN}@mail:587?from=orders@shop.example\n",
+        f"smtp://shop:{HIDDEN} @mail:587?from=orders@shop.example",
+    ],
+    "warehouseUrl": [
+        "",
+        HIDDEN,
+        f"ftp://warehouse.example/{HIDDEN}",
+        f"warehouse.example/{HIDDEN}",
+        f"https://warehouse.example/{HIDDEN} orders",
+        f"https://warehouse.example/{HIDDEN}\n",
+        "https://",
+    ],
+    "warehouseSecret": ["", HIDDEN, f"{HIDDEN}-8901234", f"{HIDDEN} 9012345678", f"{HIDDEN}-0123456789\n"],
     "invokerAccount": ACCOUNT_IDS,
     "invokerDisplayName": ["", "a" * 101, "two\nlines"],
 }
 
 
-def parse(**configuration: str) -> Settings:
-    """Settings of a stack that sets these keys and a project."""
-    keys = {f"{PROJECT}:{key}": text for key, text in configuration.items()}
-    return settings.parse({"gcp:project": "shop-project", **keys}, PROJECT)
+def configuration(**keys: str) -> dict[str, str]:
+    """The configuration of a stack that sets a project, its secrets and these keys."""
+    return {"gcp:project": "shop-project", **{f"{PROJECT}:{key}": text for key, text in (SECRETS | keys).items()}}
+
+
+def encrypted(full_key: str) -> bool:
+    """Whether the key was set as a secret: here, whether it should have been."""
+    return full_key.removeprefix(f"{PROJECT}:") in SECRETS
+
+
+def parse(**keys: str) -> Settings:
+    """Settings of a stack that sets a project, its secrets and these keys."""
+    return settings.parse(configuration(**keys), PROJECT, encrypted)
 
 
 def findings(configuration: Mapping[str, str]) -> list[str]:
-    """What is refused about a whole configuration."""
+    """What is refused about a whole configuration; never with the text of a secret."""
     with pytest.raises(SettingsError) as refused:
-        settings.parse(configuration, PROJECT)
+        settings.parse(configuration, PROJECT, encrypted)
+    assert HIDDEN not in "".join(traceback.format_exception(refused.value))
     heading, *lines = str(refused.value).split("\n  ")
     assert heading == "The configuration of this stack cannot be deployed:"
     return lines
 
 
-def finding(**configuration: str) -> str:
+def finding(**keys: str) -> str:
     """The one thing that is refused about these keys."""
-    keys = {f"{PROJECT}:{key}": text for key, text in configuration.items()}
-    [line] = findings({"gcp:project": "shop-project", **keys})
+    [line] = findings(configuration(**keys))
     return line
 
 
-def test_a_stack_that_sets_only_its_project_has_the_defaults_of_the_design() -> None:
+def test_a_stack_that_sets_its_project_and_its_secrets_has_the_defaults_of_the_design() -> None:
     assert dataclasses.asdict(parse()) == DEFAULTS
 
 
@@ -144,8 +219,8 @@ def test_each_setting_reaches_its_own_field_and_no_other(key: str) -> None:
 
 
 def test_every_setting_has_a_row_of_the_table_an_override_and_refused_values_here() -> None:
-    leaves = DEFAULTS.keys() - {"project", "queue", "image", "service", "invoker"}
-    names = leaves.union(*(DEFAULTS[section] for section in ("queue", "image", "service", "invoker")))
+    leaves = DEFAULTS.keys() - {"project", *SECTIONS}
+    names = leaves.union(*(DEFAULTS[section] for section in SECTIONS))
     keys = {re.sub(r"_(.)", lambda match: match[1].upper(), name) for name in names}
     assert OVERRIDES.keys() == keys
     assert REFUSED.keys() == keys
@@ -154,7 +229,8 @@ def test_every_setting_has_a_row_of_the_table_an_override_and_refused_values_her
     assert rule == "| --- | --- | --- | --- |"
     assert {re.match(r"\| `(\w+)` \|", row)[1] for row in rows} == keys  # type: ignore[index]
     assert len(rows) == len(keys)
-    assert all(row.count("|") == 5 and "|  |" not in row for row in rows)
+    assert all(row.count("|") == 5 for row in rows)
+    assert {re.match(r"\| `(\w+)` \|", row)[1] for row in rows if "|  |" in row} == SECRETS.keys()  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -163,6 +239,10 @@ def test_every_setting_has_a_row_of_the_table_an_override_and_refused_values_her
         "| `maxDispatchesPerSecond` | `50` | a number from 0.001 to 500 | Highest rate of dispatches |",
         "| `maxAttempts` | `5` | a whole number from 1 to 1000 |",
         "| `deletionProtection` | `true` | true or false |",
+        "| `retryUntilHandled` | `false` | true or false |",
+        "| `simulateEffects` | `false` | true or false |",
+        "| `queueName` | `cloud-run-tasks` | 1 to 87 letters, digits and hyphens",
+        "| `databaseUrl` |  | a URL `postgresql://...` | Secret: ",
         "| `invokerDisplayName` | `Cloud Tasks Invoker` | 1 to 100 characters |",
         "| `producers` | `[]` | a list of",
     ],
@@ -175,12 +255,16 @@ def test_a_row_of_the_table_says_the_default_and_what_is_accepted(row: str) -> N
 def test_a_refused_value_is_named_with_its_key_and_a_remedy_that_works(key: str, text: str) -> None:
     line = finding(**{key: text})
     what, _, remedy = line.rpartition("; ")
-    assert what.startswith(f"{PROJECT}:{key} = {text!r}: must be ")
+    shown = "(secret)" if key in SECRETS else repr(text)
+    assert what.startswith(f"{PROJECT}:{key} = {shown}: must be ")
     _, _, command = remedy.partition(": ")
     match shlex.split(command):
         case ["pulumi", "config", "set", "--path", path, item]:
             assert path == f"{key}[0]"
             parse(**{key: json.dumps([f"{item}@shop-project.iam.gserviceaccount.com"])})
+        case ["pulumi", "config", "set", "--secret", named]:
+            assert named == key
+            assert key in SECRETS
         case ["pulumi", "config", "set", named, value]:
             assert named == key
             assert parse(**{key: value}) == parse()
@@ -192,7 +276,7 @@ def test_a_refused_value_is_named_with_its_key_and_a_remedy_that_works(key: str,
     ("key", "text"),
     [
         ("queueName", "a"),
-        ("queueName", "A" * 100),
+        ("queueName", "A" * 87),
         ("maxDispatchesPerSecond", "0.001"),
         ("maxDispatchesPerSecond", "500"),
         ("maxConcurrentDispatches", "1"),
@@ -217,6 +301,13 @@ def test_a_refused_value_is_named_with_its_key_and_a_remedy_that_works(key: str,
         ("containerConcurrency", "1"),
         ("containerConcurrency", "1000"),
         ("deletionProtection", "true"),
+        ("retryUntilHandled", "false"),
+        ("simulateEffects", "false"),
+        ("databaseUrl", "postgresql://db"),
+        ("smtpUrl", "smtp://mail?from=a@b"),
+        ("smtpUrl", "smtps://shop:p%40ss@mail.example:465?from=a@b.example"),
+        ("warehouseSecret", "x" * 16),
+        *PLACEHOLDERS.items(),
         ("handlerAccount", "abcde1"),
         ("invokerAccount", "a" * 30),
         ("invokerDisplayName", "x" * 100),
@@ -236,10 +327,10 @@ def test_a_range_includes_both_its_ends(key: str, text: str) -> None:
     ("fits", "broken", "key", "reason"),
     [
         (
-            {"maxConcurrentDispatches": "12", "maxInstances": "3", "containerConcurrency": "4"},
-            {"maxConcurrentDispatches": "13"},
+            {"maxConcurrentDispatches": "13", "maxInstances": "3", "containerConcurrency": "6"},
+            {"maxConcurrentDispatches": "14"},
             "maxConcurrentDispatches",
-            "must not exceed maxInstances x containerConcurrency = 12",
+            "must not exceed maxInstances x containerConcurrency - 5 for dead letters = 13,",
         ),
         (
             {"minBackoffSeconds": "7.5", "maxBackoffSeconds": "7.5"},
@@ -268,6 +359,122 @@ def test_settings_must_fit_each_other(fits: dict[str, str], broken: dict[str, st
     assert "; " in line
 
 
+def without(*keys: str, **more: str) -> dict[str, str]:
+    """A configuration with all secrets but these."""
+    left_out = {f"{PROJECT}:{key}" for key in keys}
+    return {full_key: text for full_key, text in configuration(**more).items() if full_key not in left_out}
+
+
+def missing(key: str, reason: str) -> str:
+    return f"{PROJECT}:{key} = '': must be set{reason}; set it: pulumi config set --secret {key}"
+
+
+@pytest.mark.parametrize("key", SECRETS)
+def test_a_secret_that_is_missing_is_refused_unless_effects_are_simulated(key: str) -> None:
+    assert findings(without(key)) == [missing(key, ", or its effects would not happen") + ", or simulateEffects true"]
+
+
+def test_a_stack_that_sets_only_its_project_is_told_of_all_its_secrets() -> None:
+    lines = findings({"gcp:project": "shop-project"})
+    assert [line.partition(" = ")[0] for line in lines] == [f"{PROJECT}:{key}" for key in SECRETS]
+
+
+def test_a_stack_that_simulates_effects_needs_no_secret() -> None:
+    simulated = settings.parse(without(*SECRETS, simulateEffects="true"), PROJECT, encrypted)
+    assert dataclasses.asdict(simulated) == DEFAULTS | {
+        "effects": {
+            "simulate_effects": True,
+            "database_url": "",
+            "smtp_url": "",
+            "warehouse_url": "",
+            "warehouse_secret": "",
+        }
+    }
+    assert simulated.secrets == {"DATABASE_URL": "", "SMTP_URL": "", "WAREHOUSE_URL": "", "WAREHOUSE_SECRET": ""}
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        (set(), []),
+        ({"databaseUrl"}, []),
+        ({"warehouseSecret"}, []),
+        ({"databaseUrl", "smtpUrl"}, []),
+        ({"databaseUrl", "warehouseUrl", "warehouseSecret"}, []),
+        (set(SECRETS), []),
+        ({"smtpUrl"}, ["databaseUrl"]),
+        ({"warehouseUrl", "warehouseSecret"}, ["databaseUrl"]),
+        ({"smtpUrl", "warehouseUrl", "warehouseSecret"}, ["databaseUrl"]),
+        ({"databaseUrl", "warehouseUrl"}, ["warehouseSecret"]),
+        ({"warehouseUrl"}, ["databaseUrl", "warehouseSecret"]),
+    ],
+    ids=lambda keys: " ".join(sorted(keys)) or "none",
+)
+def test_what_is_not_simulated_has_its_ledger_and_its_signature(given: set[str], refused: list[str]) -> None:
+    config = without(*SECRETS.keys() - given, simulateEffects="true")
+    reasons = {
+        "databaseUrl": " beside smtpUrl or warehouseUrl, or an effect could happen twice",
+        "warehouseSecret": " beside warehouseUrl, or it cannot tell who calls",
+    }
+    if refused:
+        assert findings(config) == [missing(key, reasons[key]) for key in refused]
+    else:
+        settings.parse(config, PROJECT, encrypted)
+
+
+@pytest.mark.parametrize("key", SECRETS)
+def test_a_secret_in_plain_text_is_refused_and_not_repeated(key: str) -> None:
+    """As the running program is told: the others are encrypted, and what is no secret need not be."""
+    plain = {"gcp:project": "shop-project", f"{PROJECT}:{key}": SECRETS[key], f"{PROJECT}:maxAttempts": "9"}
+    secrets = {f"{PROJECT}:{other}": text for other, text in SECRETS.items() if other != key}
+    with pytest.raises(SettingsError) as refused:
+        evaluate(settings.load, config=plain, secrets=secrets)
+    assert str(refused.value).split("\n  ")[1:] == [
+        f"{PROJECT}:{key} = (secret): must be encrypted; set it: pulumi config set --secret {key}"
+    ]
+
+
+def test_a_secret_in_plain_text_that_is_also_malformed_has_two_findings() -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings.parse(
+            configuration(warehouseSecret=HIDDEN), PROJECT, lambda full_key: "warehouseSecret" not in full_key
+        )
+    assert HIDDEN not in str(refused.value)
+    assert [line.partition("; ")[0] for line in str(refused.value).split("\n  ")[1:]] == [
+        f"{PROJECT}:warehouseSecret = (secret): must be encrypted",
+        f"{PROJECT}:warehouseSecret = (secret): must be at least 16 characters without spaces",
+    ]
+
+
+@pytest.mark.parametrize("full_key", [f"{PROJECT}:databaseURL", f"{PROJECT}:smtpurl", "shop:warehouseSecret"])
+def test_a_misspelled_secret_is_not_repeated(full_key: str) -> None:
+    [line] = findings(configuration() | {full_key: HIDDEN})
+    assert line.startswith(f"{full_key} = (secret): no such setting; ")
+
+
+@pytest.mark.parametrize("key", ["maxAttempts", "colour"])
+def test_what_was_encrypted_without_need_is_not_repeated(key: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings.parse(configuration(**{key: HIDDEN}), PROJECT, lambda full_key: True)
+    assert f"{PROJECT}:{key} = (secret): " in str(refused.value)
+    assert HIDDEN not in str(refused.value)
+
+
+def test_the_secrets_go_by_the_names_of_the_handler_s_variables() -> None:
+    assert parse().secrets == {
+        "DATABASE_URL": SECRETS["databaseUrl"],
+        "SMTP_URL": SECRETS["smtpUrl"],
+        "WAREHOUSE_URL": SECRETS["warehouseUrl"],
+        "WAREHOUSE_SECRET": SECRETS["warehouseSecret"],
+    }
+
+
+def test_the_longest_name_of_a_queue_leaves_its_dead_letter_queue_one_that_the_service_takes() -> None:
+    path = parse(queueName="q" * 87, region="europe-west1").dead_letter_queue
+    assert path == f"projects/shop-project/locations/europe-west1/queues/{'q' * 87}-dead-letters"
+    assert len(path.rpartition("/")[2]) == 100
+
+
 def test_the_handler_never_outlasts_the_dispatch_deadline() -> None:
     assert settings.DISPATCH_DEADLINE_SECONDS == 600
     assert "must be a whole number from 1 to 600;" in finding(handlerTimeoutSeconds="601")
@@ -283,7 +490,7 @@ def test_a_missing_or_impossible_project_is_refused(project: str | None) -> None
 
 @pytest.mark.parametrize("project", ["shop-1", "a" * 30, "example.com:shop-project"])
 def test_the_project_is_taken_from_the_provider_s_configuration(project: str) -> None:
-    assert settings.parse({"gcp:project": project}, PROJECT).project == project
+    assert settings.parse(configuration() | {"gcp:project": project}, PROJECT, encrypted).project == project
 
 
 @pytest.mark.parametrize(
@@ -303,7 +510,7 @@ def test_a_setting_under_another_project_s_name_is_refused() -> None:
 
 def test_the_configuration_of_providers_and_of_pulumi_is_theirs() -> None:
     theirs = {"gcp:region": "europe-west1", "docker:host": "unix:///run/docker.sock", "pulumi:tags": "{}"}
-    assert settings.parse({"gcp:project": "shop-project", **theirs}, PROJECT) == parse()
+    assert settings.parse(configuration() | theirs, PROJECT, encrypted) == parse()
 
 
 def test_all_findings_are_reported_at_once() -> None:
@@ -332,6 +539,7 @@ def test_all_conflicts_are_reported_at_once() -> None:
         f"{PROJECT}:maxConcurrentDispatches = '20'",
         f"{PROJECT}:minBackoffSeconds = '10'",
         f"{PROJECT}:handlerAccount = 'cloud-tasks-invoker'",
+        *(f"{PROJECT}:{key} = ''" for key in SECRETS),
     ]
 
 
@@ -367,10 +575,33 @@ def test_what_is_set_outright_prevails_over_the_environment(monkeypatch: pytest.
     assert read({f"{PROJECT}:maxAttempts": "2"}) == CONFIGURED | {f"{PROJECT}:maxAttempts": "2"}
 
 
-def test_a_running_program_loads_its_own_stack_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PULUMI_CONFIG", raising=False)
+def load(**keys: str) -> Settings:
+    """What a running program loads."""
     loaded: list[Settings] = []
     evaluate(
-        lambda: loaded.append(settings.load()), config={"gcp:project": "shop-project", f"{PROJECT}:maxAttempts": "9"}
+        lambda: loaded.append(settings.load()),
+        config={"gcp:project": "shop-project", **{f"{PROJECT}:{key}": text for key, text in keys.items()}},
+        secrets={f"{PROJECT}:{key}": text for key, text in SECRETS.items()},
     )
-    assert loaded == [parse(maxAttempts="9")]
+    [one] = loaded
+    return one
+
+
+def test_a_running_program_loads_its_own_stack_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PULUMI_CONFIG", raising=False)
+    assert load(maxAttempts="9") == parse(maxAttempts="9")
+
+
+WARNING = (
+    "retryUntilHandled is false: Cloud Tasks deletes a task whose attempts were used up before they reached the "
+    "handler; set it to true where no order may be lost"
+)
+
+
+@pytest.mark.parametrize(("keys", "warnings"), [({}, [WARNING]), ({"retryUntilHandled": "true"}, [])])
+def test_a_queue_that_may_delete_what_failed_is_warned_of(
+    caplog: pytest.LogCaptureFixture, keys: dict[str, str], warnings: list[str]
+) -> None:
+    load(**keys)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == warnings
+    assert HIDDEN not in caplog.text

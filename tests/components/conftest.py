@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 from pulumi.output import Unknown
 
+from components.apis import Apis, Place
 from local.program import Resource, evaluate
 
 
@@ -21,6 +22,11 @@ class _Unknown:
 
     def __repr__(self) -> str:
         return "UNKNOWN"
+
+
+def place(*apis: str) -> Place:
+    """A place in which these APIs are enabled and no other can be waited for."""
+    return {"apis": Apis("apis", "shop-project", apis), "project": "shop-project", "location": "europe-west1"}
 
 
 class Computed(Protocol):

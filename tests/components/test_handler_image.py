@@ -5,16 +5,14 @@ from pulumi_gcp import projects
 
 from components.handler_image import HandlerImage
 from local.program import evaluate
-from tests.components.conftest import Declare
+from tests.components.conftest import Declare, place
 
 
 def program() -> None:
     image = HandlerImage(
         "handler-image",
         {
-            "api": projects.Service("api", service="artifactregistry.googleapis.com"),
-            "project": "shop-project",
-            "location": "europe-west1",
+            **place("artifactregistry"),
             "repository_name": "order-images",
             "image_name": "order-handler",
             "context": "handler",
@@ -32,13 +30,13 @@ def test_it_declares_one_repository_and_one_image(declare: Declare) -> None:
         "gcp:artifactregistry/repository:Repository",
         "docker:index/image:Image",
     }
-    assert len(declared) == 5
+    assert len(declared) == 6
 
 
 def test_the_repository_waits_for_its_api(declare: Declare) -> None:
     declared = declare(program)
     repository = declared["Repository handler-image-repository"]
-    assert repository.depends_on == {declared["Service api"].urn}
+    assert repository.depends_on == {declared["Service apis-artifactregistry"].urn}
     assert repository.inputs == {
         "project": "shop-project",
         "location": "europe-west1",

@@ -2,7 +2,7 @@ import pytest
 from pulumi_gcp import projects
 
 from components.task_invoker import TaskInvoker
-from tests.components.conftest import Computed, Declare
+from tests.components.conftest import Computed, Declare, place
 
 PRODUCERS = ("serviceAccount:web@shop-project.iam.gserviceaccount.com", "group:shop-developers@example.com")
 EMAIL = "order-invoker@shop-project.iam.gserviceaccount.com"
@@ -14,9 +14,7 @@ def invoker(producers: tuple[str, ...] = PRODUCERS) -> TaskInvoker:
     return TaskInvoker(
         "invoker",
         {
-            "iam_api": projects.Service("api", service="iam.googleapis.com"),
-            "project": "shop-project",
-            "location": "europe-west1",
+            **place("iam"),
             "invoker_account": "order-invoker",
             "invoker_display_name": "Order Invoker",
             "service_name": handler.service,
@@ -37,13 +35,13 @@ def test_it_declares_one_account_its_one_binding_and_a_membership_a_producer(
         "gcp:serviceaccount/account:Account",
         *["gcp:serviceaccount/iAMMember:IAMMember"] * len(producers),
     ]
-    assert len(declared) == 5 + len(producers)
+    assert len(declared) == 6 + len(producers)
 
 
 def test_the_account_waits_for_its_api(declare: Declare) -> None:
     declared = declare(invoker)
     account = declared["Account invoker"]
-    assert account.depends_on == {declared["Service api"].urn}
+    assert account.depends_on == {declared["Service apis-iam"].urn}
     assert account.inputs == {
         "project": "shop-project",
         "accountId": "order-invoker",

@@ -1,56 +1,82 @@
+import pulumi
 import pytest
 from pulumi_gcp import projects
 
 from components.task_queue import TaskQueue
-from tests.components.conftest import Computed, Declare
+from tests.components.conftest import Computed, Declare, place
 
 PRODUCERS = ("serviceAccount:web@shop-project.iam.gserviceaccount.com", "group:shop-developers@example.com")
 PATH = "projects/shop-project/locations/europe-west1/queues/orders"
+DEAD_LETTERS = "projects/shop-project/locations/europe-west1/queues/lost-orders"
+URL = "https://x.run.app"
+INVOKER = "order-invoker@shop-project.iam.gserviceaccount.com"
+HANDLER = "serviceAccount:order-handler@shop-project.iam.gserviceaccount.com"
+ROLES = ("enqueuer", "taskDeleter", "viewer")
+
+
+def computed_by(name: str, value: str) -> pulumi.Output[str]:
+    """What a server computes for the resource `Service <name>`, which stands for any other."""
+    return projects.Service(name, service="x").id.apply(lambda _: value)
 
 
 def queue(
-    producers: tuple[str, ...] = PRODUCERS, min_backoff_seconds: float = 2.5, max_backoff_seconds: float = 90
+    producers: tuple[str, ...] = PRODUCERS,
+    min_backoff_seconds: float = 2.5,
+    max_backoff_seconds: float = 90,
+    retry_until_handled: bool = False,
+    service_url: str = URL,
 ) -> TaskQueue:
     return TaskQueue(
         "queue",
         {
-            "api": projects.Service("api", service="cloudtasks.googleapis.com"),
-            "project": "shop-project",
-            "location": "europe-west1",
+            **place("cloudtasks"),
             "queue_name": "orders",
             "max_dispatches_per_second": 0.5,
             "max_concurrent_dispatches": 17,
             "max_attempts": 9,
+            "retry_until_handled": retry_until_handled,
             "min_backoff_seconds": min_backoff_seconds,
             "max_backoff_seconds": max_backoff_seconds,
             "max_doublings": 3,
             "producers": producers,
+            "dead_letter_queue": DEAD_LETTERS,
+            "dead_letter_concurrency": 2,
+            "service_url": computed_by("handler", service_url),
+            "invoker_email": computed_by("invoker", INVOKER),
+            "handler_member": computed_by("handler-account", HANDLER),
         },
     )
 
 
 @pytest.mark.parametrize("producers", [(), PRODUCERS])
-def test_it_declares_one_queue_and_a_membership_a_producer(declare: Declare, producers: tuple[str, ...]) -> None:
+def test_it_declares_two_queues_and_a_membership_for_each_role_of_the_handler_and_each_producer(
+    declare: Declare, producers: tuple[str, ...]
+) -> None:
     declared = declare(lambda: queue(producers))
     component = declared["TaskQueue queue"]
     assert component.type == "cloud-run-tasks:index:TaskQueue"
-    assert [child.type for child in declared.values() if child.parent == component.urn] == [
-        "gcp:cloudtasks/queue:Queue",
-        *["gcp:cloudtasks/queueIamMember:QueueIamMember"] * len(producers),
-    ]
-    assert len(declared) == 3 + len(producers)
+    assert {key for key, child in declared.items() if child.parent == component.urn} == {
+        "Queue queue",
+        "Queue queue-dead-letters",
+        *(f"QueueIamMember queue-dead-letters-{role}" for role in ROLES),
+        *(f"QueueIamMember queue-enqueuer-{producer}" for producer in producers),
+    }
+    assert len(declared) == 11 + len(producers)
 
 
-def test_the_queue_waits_for_its_api_and_writes_every_figure(declare: Declare) -> None:
-    declared = declare(queue)
-    assert declared["Queue queue"].depends_on == {declared["Service api"].urn}
+@pytest.mark.parametrize(("retry_until_handled", "attempts"), [(False, 9.0), (True, -1.0)])
+def test_the_queue_waits_for_its_api_and_writes_every_figure(
+    declare: Declare, retry_until_handled: bool, attempts: float
+) -> None:
+    declared = declare(lambda: queue(retry_until_handled=retry_until_handled))
+    assert declared["Queue queue"].depends_on == {declared["Service apis-cloudtasks"].urn}
     assert declared["Queue queue"].inputs == {
         "project": "shop-project",
         "location": "europe-west1",
         "name": "orders",
         "rateLimits": {"maxDispatchesPerSecond": 0.5, "maxConcurrentDispatches": 17.0},
         "retryConfig": {
-            "maxAttempts": 9.0,
+            "maxAttempts": attempts,
             "minBackoff": "2.5s",
             "maxBackoff": "90s",
             "maxDoublings": 3.0,
@@ -69,11 +95,78 @@ def test_durations_are_written_as_the_service_writes_them_back(declare: Declare,
     assert (retries["minBackoff"], retries["maxBackoff"]) == (text, text)
 
 
+HTTPS = {"scheme": "HTTPS", "host": "x.run.app"}
+LOCAL = {"scheme": "HTTP", "host": "127.0.0.1", "port": "8080"}
+
+
+@pytest.mark.parametrize("retry_until_handled", [False, True])
+@pytest.mark.parametrize(("service_url", "address"), [(URL, HTTPS), ("http://127.0.0.1:8080", LOCAL)])
+def test_the_dead_letter_queue_keeps_what_it_is_given_and_sends_it_nowhere_but_to_the_handler(
+    preview: bool,
+    declare: Declare,
+    computed: Computed,
+    service_url: str,
+    address: dict[str, str],
+    retry_until_handled: bool,
+) -> None:
+    declared = declare(lambda: queue(service_url=service_url, retry_until_handled=retry_until_handled))
+    override = {**address, "pathOverride": {"path": "/process-order"}, "uriOverrideEnforceMode": "ALWAYS"}
+    assert declared["Queue queue-dead-letters"].inputs == {
+        "project": "shop-project",
+        "location": "europe-west1",
+        "name": "lost-orders",
+        "desiredState": "PAUSED",
+        "rateLimits": {"maxDispatchesPerSecond": 5.0, "maxConcurrentDispatches": 2.0},
+        "retryConfig": {
+            "maxAttempts": -1.0,
+            "minBackoff": "3600s",
+            "maxBackoff": "86400s",
+            "maxDoublings": 5.0,
+            "maxRetryDuration": "0s",
+        },
+        "httpTarget": {
+            "httpMethod": "POST",
+            "uriOverride": computed("") if preview else override,
+            "oidcToken": {"serviceAccountEmail": computed(INVOKER), "audience": computed(service_url)},
+        },
+    }
+
+
+def test_the_dead_letter_queue_waits_for_its_api_the_service_and_the_invoker(declare: Declare) -> None:
+    declared = declare(queue)
+    assert declared["Queue queue-dead-letters"].depends_on == {
+        declared["Service apis-cloudtasks"].urn,
+        declared["Service handler"].urn,
+        declared["Service invoker"].urn,
+    }
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_handler_may_store_look_up_and_take_back_dead_letters(
+    declare: Declare, computed: Computed, role: str
+) -> None:
+    declared = declare(queue)
+    grant = declared[f"QueueIamMember queue-dead-letters-{role}"]
+    assert grant.depends_on == {declared["Queue queue-dead-letters"].urn, declared["Service handler-account"].urn}
+    assert grant.inputs == {
+        "project": "shop-project",
+        "location": "europe-west1",
+        "name": "lost-orders",
+        "role": f"roles/cloudtasks.{role}",
+        "member": computed(HANDLER),
+    }
+
+
 @pytest.mark.parametrize("producer", PRODUCERS)
-def test_each_producer_may_add_to_this_one_queue(declare: Declare, producer: str) -> None:
+def test_each_producer_may_add_to_the_first_queue_alone_once_the_second_can_take_what_fails(
+    declare: Declare, producer: str
+) -> None:
     declared = declare(queue)
     grant = declared[f"QueueIamMember queue-enqueuer-{producer}"]
-    assert grant.depends_on == {declared["Queue queue"].urn}
+    assert grant.depends_on == {
+        declared["Queue queue"].urn,
+        *(declared[f"QueueIamMember queue-dead-letters-{role}"].urn for role in ROLES),
+    }
     assert grant.inputs == {
         "project": "shop-project",
         "location": "europe-west1",
@@ -83,13 +176,33 @@ def test_each_producer_may_add_to_this_one_queue(declare: Declare, producer: str
     }
 
 
+def test_only_the_producers_are_granted_anything_on_the_first_queue(declare: Declare) -> None:
+    grants = [
+        resource for resource in declare(queue).values() if "iam" in resource.type.lower() and "name" in resource.inputs
+    ]
+    assert {grant.inputs["member"] for grant in grants if grant.inputs["name"] == "orders"} == set(PRODUCERS)
+    assert len(grants) == len(PRODUCERS) + len(ROLES)
+
+
 @pytest.mark.parametrize("producers", [(), PRODUCERS])
-def test_the_path_is_usable_once_the_producers_may_add_to_the_queue(
+def test_the_path_is_usable_once_the_producers_and_the_handler_may_use_the_queues(
     declare: Declare, computed: Computed, producers: tuple[str, ...]
 ) -> None:
     declared = declare(lambda: projects.Service("reader", service=queue(producers).path))
     assert declared["Service reader"].inputs["service"] == computed(PATH)
     assert declared["Service reader"].depends_on == {
         declared["Queue queue"].urn,
+        *(declared[f"QueueIamMember queue-dead-letters-{role}"].urn for role in ROLES),
         *(declared[f"QueueIamMember queue-enqueuer-{producer}"].urn for producer in producers),
+    }
+
+
+def test_the_dead_letter_path_is_usable_once_the_handler_may_use_that_queue(
+    declare: Declare, computed: Computed
+) -> None:
+    declared = declare(lambda: projects.Service("reader", service=queue().dead_letter_path))
+    assert declared["Service reader"].inputs["service"] == computed(DEAD_LETTERS)
+    assert declared["Service reader"].depends_on == {
+        declared["Queue queue-dead-letters"].urn,
+        *(declared[f"QueueIamMember queue-dead-letters-{role}"].urn for role in ROLES),
     }
