@@ -14,6 +14,7 @@ from order_handler.environment import Environment
 def main() -> None:
     try:
         environment = Environment.read(os.environ)
+        app = App.configured(environment)
     except ValueError as error:
         sys.exit(str(error))
     logs.to_stdout()
@@ -21,13 +22,13 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     config = uvicorn.Config(
-        App(environment),
+        app,
         host=environment.host,
         port=environment.port,
         loop="uvloop",
         http="httptools",
         ws="none",
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         log_level="info",
         access_log=False,

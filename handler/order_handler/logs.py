@@ -1,6 +1,7 @@
 """Log lines as Cloud Logging reads them: one JSON object a line on standard output, the server's own lines too.
 
-A record's fields come as `extra={"fields": {...}}`; those that are None are left out.
+A record's fields come as `extra={"fields": {...}}`; those that are None are left out. What looks like an e-mail address
+or like a URL's user and password is blotted out, since messages and stacks carry the words of libraries.
 """
 
 import logging
@@ -15,6 +16,7 @@ import msgspec
 _CLOUD_TRACE = re.compile(r"([0-9a-fA-F]{32})(?![^/;])")
 # W3C Trace Context: VERSION-TRACE-SPAN-FLAGS.
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
+_PRIVATE = re.compile(r"""[^\s<>"'(),;]+@[^\s<>"'(),;]+""")
 
 _encoder = msgspec.json.Encoder()
 
@@ -23,14 +25,14 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "severity": record.levelname,
-            "message": record.getMessage(),
+            "message": _blot(record.getMessage()),
             "time": datetime.fromtimestamp(record.created, UTC),
         }
         fields: Mapping[str, object] = getattr(record, "fields", {})
         line.update((name, value) for name, value in fields.items() if value is not None)
         if record.exc_info:
             # The field in which Error Reporting looks for failures.
-            line["stack_trace"] = self.formatException(record.exc_info)
+            line["stack_trace"] = _blot(self.formatException(record.exc_info))
         return _encoder.encode(line).decode()
 
 
@@ -48,3 +50,7 @@ def trace(headers: Mapping[str, str], project: str | None) -> str | None:
     found = _CLOUD_TRACE.match(headers.get("x-cloud-trace-context", ""))
     found = found or _TRACE_PARENT.match(headers.get("traceparent", ""))
     return f"projects/{project}/traces/{found[1].lower()}" if found else None
+
+
+def _blot(text: str) -> str:
+    return _PRIVATE.sub("***@***", text) if "@" in text else text

@@ -1,16 +1,18 @@
 """The order message and its actions. A new action is one function here and its decorator.
 
-Owns what a message means and which failures no retry can cure (PermanentError). Knows neither HTTP nor Cloud Tasks.
-The effects are simulated: an action returns the sentence that says what it did.
+Owns what a message means. Knows neither HTTP nor Cloud Tasks. An action returns the sentence that says what it did, and
+raises what errors.py has; it may run twice, so what it does to the world goes through the effects.
 """
 
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from order_handler.effects import Effects
+from order_handler.errors import PermanentError
 
-class PermanentError(Exception):
-    """No retry can cure this. Its text goes to the caller and into the log, so it holds nothing private."""
+MAX_ORDER_ID = 500
+"""Characters: what an index of PostgreSQL takes as a key."""
 
 
 class Order(msgspec.Struct, frozen=True, rename="camel"):
@@ -21,7 +23,7 @@ class Order(msgspec.Struct, frozen=True, rename="camel"):
     customer_email: str | None = None
 
 
-Action = Callable[[Order], Awaitable[str]]
+Action = Callable[[Order, Effects], Awaitable[str]]
 
 _decoder = msgspec.json.Decoder(Order)
 _actions: dict[str, Action] = {}
@@ -36,15 +38,17 @@ def parse(body: bytes) -> Order:
         raise PermanentError(f"Malformed order: {error}") from error
     if not order.order_id or not order.action:
         raise PermanentError("Missing orderId or action")
+    if len(order.order_id) > MAX_ORDER_ID or "\0" in order.order_id:
+        raise PermanentError(f"orderId is over {MAX_ORDER_ID} characters or contains NUL: it cannot be a key")
     return order
 
 
-async def process(order: Order) -> str:
+async def process(order: Order, effects: Effects) -> str:
     """Runs the order's action and returns what it did."""
     run = _actions.get(order.action)
     if run is None:
         raise PermanentError(f"Unknown action: {order.action}")
-    return await run(order)
+    return await run(order, effects)
 
 
 def action(name: str) -> Callable[[Action], Action]:
@@ -60,17 +64,26 @@ def action(name: str) -> Callable[[Action], Action]:
 
 
 @action("send_confirmation")
-async def send_confirmation(order: Order) -> str:
+async def send_confirmation(order: Order, effects: Effects) -> str:
     if not order.customer_email:
         raise PermanentError("Missing customerEmail")
-    return f"Confirmation mail for {order.order_id} sent (simulated)"
+    if effects.mail is None:
+        return f"Confirmation mail for {order.order_id} sent (simulated)"
+    await effects.mail.confirm(order.order_id, order.action, order.customer_email)
+    return f"Confirmation mail for {order.order_id} sent"
 
 
 @action("update_inventory")
-async def update_inventory(order: Order) -> str:
-    return f"Stock for {order.order_id} updated (simulated)"
+async def update_inventory(order: Order, effects: Effects) -> str:
+    if effects.stock is None:
+        return f"Stock for {order.order_id} updated (simulated)"
+    await effects.stock.take(order.order_id, order.action)
+    return f"Stock for {order.order_id} updated"
 
 
 @action("notify_warehouse")
-async def notify_warehouse(order: Order) -> str:
-    return f"Warehouse notified of {order.order_id} (simulated)"
+async def notify_warehouse(order: Order, effects: Effects) -> str:
+    if effects.warehouse is None:
+        return f"Warehouse notified of {order.order_id} (simulated)"
+    await effects.warehouse.notify(order.order_id, order.action)
+    return f"Warehouse notified of {order.order_id}"

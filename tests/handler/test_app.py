@@ -1,110 +1,52 @@
 """The contract of the design, row by row, on the ASGI application in this process."""
 
 import asyncio
-import json
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from order_handler import orders
-from order_handler.app import MAX_BODY, App
-from order_handler.environment import Environment
-from order_handler.logs import JsonLines
-from order_handler.orders import Order, PermanentError
-from starlette.types import Message
+from order_handler.app import MAX_BODY
+from order_handler.effects import Effects
+from order_handler.orders import Order
 
-DIRECT: dict[str, str] = {}
-DELIVERED = {
-    "X-CloudTasks-TaskName": "task-1",
-    "X-CloudTasks-QueueName": "cloud-run-tasks",
-    "X-CloudTasks-TaskRetryCount": "0",
-}
+from tests.handler.asgi import DELIVERED, DIRECT, Handler
+from tests.handler.fake_cloud_tasks import FakeCloudTasks
+
 TRACE = "105445aa7843bc8bf206b12000100000"
+
+Lines = Callable[[], list[dict[str, Any]]]
 
 both = pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
 running = asyncio.Event()
 
 
-@orders.action("refuse")
-async def refuse(order: Order) -> str:
-    raise PermanentError("No such article")
-
-
 @orders.action("break")
-async def break_(order: Order) -> str:
-    raise RuntimeError("secret inner detail")
+async def break_(order: Order, effects: Effects) -> str:
+    raise RuntimeError("secret inner detail of ada@example.com")
 
 
 @orders.action("hang")
-async def hang(order: Order) -> str:
+async def hang(order: Order, effects: Effects) -> str:
     running.set()
     await asyncio.Event().wait()
     return "never"
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> object:
-        return json.loads(self.body)
-
-
-async def send(
-    method: str, path: str, headers: Mapping[str, str] = DIRECT, chunks: Sequence[bytes] = (b"",), whole: bool = True
-) -> Answer:
-    """One request to a handler with 5 attempts in project `shop`; unless `whole`, the caller leaves after them."""
-    events: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-    if whole:
-        events[-1]["more_body"] = False
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return events.pop(0) if events else {"type": "http.disconnect"}
-
-    async def collect(message: Message) -> None:
-        sent.append(message)
-
-    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw}
-    await App(Environment(host="127.0.0.1", port=8080, max_attempts=5, project="shop"))(scope, receive, collect)
-    start, content = sent
-    return Answer(start["status"], {name.decode(): value.decode() for name, value in start["headers"]}, content["body"])
-
-
-async def order(headers: Mapping[str, str], order_id: str = "ORD-1", action: str = "send_confirmation") -> Answer:
-    message = {"orderId": order_id, "action": action, "customerEmail": "ada@example.com"}
-    return await send("POST", "/process-order", headers, [json.dumps(message, ensure_ascii=False).encode()])
-
-
-def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [json.loads(JsonLines().format(record)) for record in caplog.records]
-
-
-@pytest.fixture(autouse=True)
-def every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-
-
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_the_root_says_that_the_handler_runs_and_logs_nothing(
-    method: str, caplog: pytest.LogCaptureFixture
+    handler: Handler, method: str, lines: Lines
 ) -> None:
-    answer = await send(method, "/")
+    answer = await handler.send(method, "/")
     assert (answer.status, answer.body) == (200, b"Task handler is running")
     assert answer.headers["content-type"].startswith("text/plain")
-    assert lines(caplog) == []
+    assert lines() == []
 
 
 @both
 @pytest.mark.parametrize("action", ["send_confirmation", "update_inventory", "notify_warehouse"])
-async def test_an_order_that_is_done_is_200(headers: dict[str, str], action: str) -> None:
-    answer = await order(headers, action=action)
+async def test_an_order_that_is_done_is_200(handler: Handler, headers: dict[str, str], action: str) -> None:
+    answer = await handler.order(headers, action=action)
     assert (answer.status, answer.json) == (200, {"status": "processed", "orderId": "ORD-1"})
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["content-length"] == str(len(answer.body))
@@ -113,54 +55,71 @@ async def test_an_order_that_is_done_is_200(headers: dict[str, str], action: str
 @both
 @pytest.mark.parametrize("order_id", ["Bestellung-ü 🧾", "100%s", 'a"b\\c\n', "a/b"])
 async def test_an_order_id_comes_back_exactly(
-    headers: dict[str, str], order_id: str, caplog: pytest.LogCaptureFixture
+    handler: Handler, headers: dict[str, str], order_id: str, lines: Lines
 ) -> None:
-    answer = await order(headers, order_id)
+    answer = await handler.order(headers, order_id)
     assert answer.json == {"status": "processed", "orderId": order_id}
-    [line] = lines(caplog)
+    [line] = lines()
     assert line["orderId"] == order_id
     assert order_id in line["message"]
 
 
 @both
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-async def test_the_content_type_is_no_matter(headers: dict[str, str], content_type: str | None) -> None:
-    answer = await order({**headers, "Content-Type": content_type} if content_type else headers)
+async def test_the_content_type_is_no_matter(
+    handler: Handler, headers: dict[str, str], content_type: str | None
+) -> None:
+    answer = await handler.order({**headers, "Content-Type": content_type} if content_type else headers)
     assert answer.status == 200
 
 
-@both
-@pytest.mark.parametrize(
-    ("body", "error"),
-    [
-        (b"{}", "Missing orderId or action"),
-        (b'{"orderId": "ORD-1", "action": "fl\xc3\xbcgel"}', "Unknown action: flügel"),
-        (b'{"orderId": "ORD-1", "action": "send_confirmation"}', "Missing customerEmail"),
-        (b'{"orderId": "ORD-1", "action": "refuse"}', "No such article"),
-        (b"order", "Malformed order: JSON is malformed: invalid character (byte 0)"),
-        (b"[]", "Malformed order: Expected `object`, got `array`"),
-        (b'{"orderId": 1}', "Malformed order: Expected `str`, got `int` - at `$.orderId`"),
-    ],
-)
-async def test_a_permanent_failure_is_400_with_its_reason_and_a_warning_without_a_stack(
-    headers: dict[str, str], body: bytes, error: str, caplog: pytest.LogCaptureFixture
+# Body, reason, order id in the answer.
+PERMANENT = [
+    (b"{}", "Missing orderId or action", None),
+    (b'{"orderId": "ORD-1", "action": "fl\xc3\xbcgel"}', "Unknown action: flügel", "ORD-1"),
+    (b'{"orderId": "ORD-1", "action": "send_confirmation"}', "Missing customerEmail", "ORD-1"),
+    (b"order", "Malformed order: JSON is malformed: invalid character (byte 0)", None),
+    (b"[]", "Malformed order: Expected `object`, got `array`", None),
+    (b'{"orderId": 1}', "Malformed order: Expected `str`, got `int` - at `$.orderId`", None),
+]
+
+
+@pytest.mark.parametrize(("body", "error"), [row[:2] for row in PERMANENT])
+async def test_a_permanent_failure_of_a_direct_call_is_400_with_its_reason_and_a_warning_without_a_stack(
+    handler: Handler, cloud: FakeCloudTasks, body: bytes, error: str, lines: Lines
 ) -> None:
-    answer = await send("POST", "/process-order", headers, [body])
+    answer = await handler.post(DIRECT, body)
     assert (answer.status, answer.json) == (400, {"error": error})
-    [line] = lines(caplog)
+    [line] = lines()
     assert (line["severity"], line["message"], line["status"]) == ("WARNING", error, 400)
+    assert "stack_trace" not in line
+    assert cloud.calls == []
+
+
+@pytest.mark.parametrize(("body", "error", "order_id"), PERMANENT)
+async def test_a_permanent_failure_of_a_delivery_is_kept_with_its_reason_and_then_200(
+    handler: Handler, cloud: FakeCloudTasks, body: bytes, error: str, order_id: str | None, lines: Lines
+) -> None:
+    answer = await handler.post(DELIVERED, body)
+    assert (answer.status, answer.json) == (200, {"status": "dead-lettered", "orderId": order_id})
+    assert cloud.entry.http_request.body == body
+    [line] = lines()
+    assert (line["severity"], line["message"], line["status"]) == ("WARNING", error, 200)
+    assert cloud.entry.name.endswith(f"/tasks/{line['deadLetter']}")
     assert "stack_trace" not in line
 
 
 @both
 async def test_a_transient_failure_is_500_and_only_the_log_knows_why(
-    headers: dict[str, str], caplog: pytest.LogCaptureFixture
+    handler: Handler, headers: dict[str, str], lines: Lines
 ) -> None:
-    answer = await order(headers, action="break")
+    answer = await handler.order(headers, action="break")
     assert (answer.status, answer.json) == (500, {"error": "Internal error"})
-    [line] = lines(caplog)
-    assert (line["message"], line["status"], line["action"]) == ("RuntimeError('secret inner detail')", 500, "break")
+    [line] = lines()
+    assert (line["status"], line["action"]) == (500, "break")
+    assert line["message"] == "RuntimeError('secret inner detail of ***@***')"
     assert line["stack_trace"].startswith("Traceback")
+    assert "ada@example.com" not in str(line)
 
 
 @pytest.mark.parametrize(
@@ -174,54 +133,57 @@ async def test_a_transient_failure_is_500_and_only_the_log_knows_why(
     ],
 )
 async def test_a_transient_failure_is_an_error_when_no_attempt_is_left(
-    retry_count: str, severity: str, attempt: str, caplog: pytest.LogCaptureFixture
+    handler: Handler, retry_count: str, severity: str, attempt: str, lines: Lines
 ) -> None:
-    await order({**DELIVERED, "X-CloudTasks-TaskRetryCount": retry_count}, action="break")
-    [line] = lines(caplog)
+    await handler.order({**DELIVERED, "X-CloudTasks-TaskRetryCount": retry_count}, action="break")
+    line = lines()[-1]
     assert (line["severity"], line["attempt"]) == (severity, attempt)
 
 
 async def test_a_transient_failure_of_a_direct_call_is_an_error_since_nobody_retries_it(
-    caplog: pytest.LogCaptureFixture,
+    handler: Handler, lines: Lines
 ) -> None:
-    await order(DIRECT, action="break")
-    [line] = lines(caplog)
+    await handler.order(DIRECT, action="break")
+    [line] = lines()
     assert line["severity"] == "ERROR"
     assert "attempt" not in line
 
 
 @both
-async def test_a_body_of_1_mib_is_read_in_any_chunks(headers: dict[str, str]) -> None:
+async def test_a_body_of_1_mib_is_read_in_any_chunks(handler: Handler, headers: dict[str, str]) -> None:
     body = b'{"orderId": "ORD-1", "action": "update_inventory"}'.ljust(MAX_BODY)
-    answer = await send("POST", "/process-order", headers, [body[:7], body[7:1000], b"", body[1000:]])
+    answer = await handler.send("POST", "/process-order", headers, [body[:7], body[7:1000], b"", body[1000:]])
     assert answer.status == 200
 
 
-@both
-async def test_a_body_over_1_mib_is_400_before_its_rest_arrives(headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(("headers", "status"), [(DIRECT, 400), (DELIVERED, 500)], ids=["direct", "delivered"])
+async def test_a_body_over_1_mib_is_refused_before_its_rest_arrives(
+    handler: Handler, cloud: FakeCloudTasks, headers: dict[str, str], status: int
+) -> None:
     body = b'{"orderId": "ORD-1", "action": "update_inventory"}'.ljust(MAX_BODY + 1)
     # The caller leaves after these bytes: reading on would end in 500.
-    answer = await send("POST", "/process-order", headers, [body], whole=False)
-    assert (answer.status, answer.json) == (400, {"error": "Body is over 1 MiB"})
+    answer = await handler.send("POST", "/process-order", headers, [body], whole=False)
+    assert (answer.status, answer.json) == (status, {"error": "Body is over 1 MiB"})
+    assert cloud.calls == []
 
 
 @both
 async def test_an_order_whose_end_is_missing_is_never_run(
-    headers: dict[str, str], caplog: pytest.LogCaptureFixture
+    handler: Handler, headers: dict[str, str], lines: Lines
 ) -> None:
     body = b'{"orderId": "ORD-1", "action": "update_inventory"}'
-    answer = await send("POST", "/process-order", headers, [body], whole=False)
+    answer = await handler.send("POST", "/process-order", headers, [body], whole=False)
     assert answer.status == 500
-    [line] = lines(caplog)
+    [line] = lines()
     assert "orderId" not in line
 
 
-async def test_an_order_that_outlasts_the_graceful_end_is_500(caplog: pytest.LogCaptureFixture) -> None:
-    task = asyncio.create_task(order(DELIVERED, action="hang"))
+async def test_an_order_that_outlasts_the_graceful_end_is_500(handler: Handler, lines: Lines) -> None:
+    task = asyncio.create_task(handler.order(DELIVERED, action="hang"))
     await running.wait()
     task.cancel()
     assert (await task).status == 500
-    [line] = lines(caplog)
+    [line] = lines()
     assert (line["severity"], line["orderId"]) == ("WARNING", "ORD-1")
 
 
@@ -237,24 +199,25 @@ async def test_an_order_that_outlasts_the_graceful_end_is_500(caplog: pytest.Log
     ],
 )
 async def test_a_wrong_method_or_path_is_refused_in_json_and_in_one_line(
+    handler: Handler,
     headers: dict[str, str],
     method: str,
     path: str,
     status: int,
     error: str,
     allow: str | None,
-    caplog: pytest.LogCaptureFixture,
+    lines: Lines,
 ) -> None:
-    answer = await send(method, path, headers)
+    answer = await handler.send(method, path, headers)
     assert (answer.status, answer.json, answer.headers.get("allow")) == (status, {"error": error}, allow)
-    [line] = lines(caplog)
+    [line] = lines()
     assert (line["severity"], line["message"], line["status"]) == ("WARNING", error, status)
     assert line.get("task") == headers.get("X-CloudTasks-TaskName")
 
 
-async def test_a_done_delivery_logs_one_line_with_everything_but_the_email(caplog: pytest.LogCaptureFixture) -> None:
-    await order({**DELIVERED, "X-Cloud-Trace-Context": f"{TRACE}/1;o=1", "Authorization": "Bearer token"})
-    [line] = lines(caplog)
+async def test_a_done_delivery_logs_one_line_with_everything_but_the_email(handler: Handler, lines: Lines) -> None:
+    await handler.order({**DELIVERED, "X-Cloud-Trace-Context": f"{TRACE}/1;o=1", "Authorization": "Bearer token"})
+    [line] = lines()
     line.pop("time")
     assert line == {
         "severity": "INFO",
@@ -269,7 +232,7 @@ async def test_a_done_delivery_logs_one_line_with_everything_but_the_email(caplo
     }
 
 
-async def test_a_done_direct_call_logs_no_delivery(caplog: pytest.LogCaptureFixture) -> None:
-    await order(DIRECT)
-    [line] = lines(caplog)
+async def test_a_done_direct_call_logs_no_delivery(handler: Handler, lines: Lines) -> None:
+    await handler.order(DIRECT)
+    [line] = lines()
     assert line.keys() == {"severity", "message", "time", "status", "orderId", "action"}

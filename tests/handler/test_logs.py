@@ -44,6 +44,24 @@ def test_a_failure_brings_its_stack() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("550 <ada@example.com>: unknown", "550 <***@***>: unknown"),
+        ("for 'ada+x@bücher.example', twice", "for '***@***', twice"),
+        ("postgresql://shop:geheim@db.example:5432/shop failed", "***@*** failed"),
+        ("3 @ 5", "3 @ 5"),
+    ],
+)
+def test_what_is_private_is_blotted_out_of_message_and_stack(text: str, shown: str) -> None:
+    assert line("%s", text)["message"] == shown
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        record = logging.LogRecord("shop", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
+    assert json.loads(logs.JsonLines().format(record))["stack_trace"].endswith(f"RuntimeError: {shown}")
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"x-cloud-trace-context": f"{ID}/1;o=1"},

@@ -15,6 +15,9 @@ from typing import IO, Any
 
 import pytest
 
+from tests.handler.asgi import DELIVERED, DIRECT, LAST
+from tests.handler.fake_cloud_tasks import FakeCloudTasks
+
 ORDER = b'{"orderId": "ORD-1", "action": "update_inventory"}'
 
 # Ends an order when a line arrives on standard input.
@@ -24,7 +27,7 @@ from order_handler import orders
 from order_handler.__main__ import main
 
 @orders.action("wait")
-async def wait(order):
+async def wait(order, effects):
     print('{"message": "waiting"}', flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     return "waited"
@@ -49,9 +52,9 @@ class Server:
     def connect(self) -> closing[HTTPConnection]:
         return closing(HTTPConnection("127.0.0.1", self.port, timeout=30))
 
-    def post(self, body: bytes) -> tuple[int, Any]:
+    def post(self, body: bytes, headers: Mapping[str, str] = DIRECT) -> tuple[int, Any]:
         with self.connect() as connection:
-            return post(connection, body)
+            return post(connection, body, headers)
 
     def end(self) -> list[dict[str, Any]]:
         """Sends SIGTERM; the log lines not read so far, once the process ended well."""
@@ -61,22 +64,30 @@ class Server:
         return lines
 
 
-def post(connection: HTTPConnection, body: bytes) -> tuple[int, Any]:
-    connection.request("POST", "/process-order", body)
+def post(connection: HTTPConnection, body: bytes, headers: Mapping[str, str] = DIRECT) -> tuple[int, Any]:
+    connection.request("POST", "/process-order", body, dict(headers))
     response = connection.getresponse()
     return response.status, json.load(response)
 
 
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
-    variables = {**os.environ, "PORT": "0", "MAX_ATTEMPTS": "5", **changes}
+    variables = {
+        **os.environ,
+        "PORT": "0",
+        "MAX_ATTEMPTS": "5",
+        "HANDLER_TIMEOUT_SECONDS": "300",
+        "DEAD_LETTER_QUEUE": "projects/shop/locations/us-central1/queues/dead-letters",
+        "SIMULATE_EFFECTS": "true",
+        **changes,
+    }
     return {name: value for name, value in variables.items() if value is not None}
 
 
 @contextmanager
-def serve(*arguments: str) -> Iterator[Server]:
+def serve(*arguments: str, changes: Mapping[str, str | None] | None = None) -> Iterator[Server]:
     with subprocess.Popen(
         [sys.executable, *arguments],
-        env=environment({}),
+        env=environment(changes or {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -151,7 +162,16 @@ def test_an_idle_connection_does_not_hold_up_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("MAX_ATTEMPTS", None), ("MAX_ATTEMPTS", "0"), ("MAX_ATTEMPTS", "many"), ("PORT", "http")]
+    ("name", "value"),
+    [
+        ("MAX_ATTEMPTS", None),
+        ("MAX_ATTEMPTS", "0"),
+        ("MAX_ATTEMPTS", "many"),
+        ("PORT", "http"),
+        ("DEAD_LETTER_QUEUE", None),
+        ("SIMULATE_EFFECTS", None),
+        ("DATABASE_URL", "postgresql://shop:geheim@db:port/shop"),
+    ],
 )
 def test_a_bad_environment_ends_it_with_one_line(name: str, value: str | None) -> None:
     ended = subprocess.run(
@@ -164,7 +184,9 @@ def test_a_bad_environment_ends_it_with_one_line(name: str, value: str | None) -
     )
     assert (ended.returncode, ended.stdout) == (1, "")
     [line] = ended.stderr.splitlines()
-    assert line.startswith(name)
+    # Without simulation, the first secret is what is missing.
+    assert line.startswith("DATABASE_URL" if name == "SIMULATE_EFFECTS" else name)
+    assert "geheim" not in line
 
 
 def test_a_port_in_use_ends_it_with_an_error_line() -> None:
@@ -181,3 +203,48 @@ def test_a_port_in_use_ends_it_with_an_error_line() -> None:
     assert ended.returncode != 0
     [error] = [line for line in map(json.loads, ended.stdout.splitlines()) if line["severity"] == "ERROR"]
     assert str(port) in error["message"]
+
+
+def test_it_keeps_orders_in_the_dead_letter_queue_and_ends_well(cloud: FakeCloudTasks) -> None:
+    changes = {"CLOUD_TASKS_EMULATOR_HOST": cloud.address}
+    with serve("-m", "order_handler", changes=changes) as server:
+        assert server.post(b"{}", DELIVERED) == (200, {"status": "dead-lettered", "orderId": None})
+        assert server.post(ORDER, LAST) == (200, {"status": "processed", "orderId": "ORD-1"})
+        lines = server.end()
+    assert cloud.calls == ["CreateTask", "CreateTask", "DeleteTask"]
+    assert cloud.entry.http_request.body == b"{}"
+    assert [line["message"] for line in lines[:3]] == [
+        "Missing orderId or action",
+        "Last attempt",
+        "Stock for ORD-1 updated (simulated)",
+    ]
+
+
+def test_a_database_that_is_away_does_not_keep_it_from_starting() -> None:
+    changes = {"DATABASE_URL": "postgresql://shop:geheim@127.0.0.1:1/shop"}
+    with serve("-m", "order_handler", changes=changes) as server:
+        assert server.post(ORDER) == (500, {"error": "Internal error"})
+        assert server.post(b"{}")[0] == 400
+        lines = server.end()
+    assert "geheim" not in str(lines)
+    assert any("Connection refused" in line["message"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "absent"),
+    [
+        ({}, ("sqlalchemy", "psycopg", "httpx", "aiosmtplib", "grpc", "google")),
+        ({"DATABASE_URL": "sqlite:///shop.db"}, ("psycopg", "httpx", "aiosmtplib", "grpc", "google")),
+    ],
+)
+def test_a_library_is_loaded_only_if_its_effect_is_configured(changes: dict[str, str], absent: tuple[str, ...]) -> None:
+    script = "import os, sys; from order_handler import __main__ as m; m.App.configured(m.Environment.read(os.environ))"
+    shown = subprocess.run(
+        [sys.executable, "-c", f"{script}; print(*sys.modules)"],
+        env=environment(changes),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert set(shown.stdout.split()).isdisjoint(absent)

@@ -1,0 +1,65 @@
+"""What an action can do to the world; None stands for what is simulated.
+
+Imports a library only if its effect is configured: the others would cost every cold start time and memory.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from order_handler.environment import Environment
+
+
+class Mail(Protocol):
+    async def confirm(self, order_id: str, action: str, address: str) -> None: ...
+
+
+class Stock(Protocol):
+    async def take(self, order_id: str, action: str) -> None: ...
+
+
+class Warehouse(Protocol):
+    async def notify(self, order_id: str, action: str) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Database(Protocol):
+    async def prepare(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    database: Database | None = None
+    mail: Mail | None = None
+    stock: Stock | None = None
+    warehouse: Warehouse | None = None
+
+    @classmethod
+    def configured(cls, environment: Environment) -> Self:
+        """ValueError if DATABASE_URL is malformed."""
+        if environment.database_url is None:
+            return cls()
+        from order_handler import database, ledger, stock
+
+        opened = database.Database(environment.database_url)
+        mail = warehouse = None
+        if environment.mail:
+            from order_handler.mail import Mail
+
+            mail = Mail(environment.mail, ledger.Ledger(opened))
+        if environment.warehouse:
+            from order_handler.warehouse import Warehouse
+
+            warehouse = Warehouse(environment.warehouse, ledger.Ledger(opened))
+        return cls(opened, mail, stock.Stock(opened), warehouse)
+
+    async def prepare(self) -> None:
+        """What the first order would otherwise wait for."""
+        if self.database:
+            await self.database.prepare()
+
+    async def close(self) -> None:
+        if self.warehouse:
+            await self.warehouse.close()
+        if self.database:
+            self.database.close()

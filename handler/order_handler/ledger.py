@@ -1,0 +1,98 @@
+"""Which effects have happened: the reason why a task that is delivered twice does nothing twice.
+
+An effect inside the database is recorded in its own transaction: exactly once. One outside it (a mail, a call) is
+claimed, done, recorded: repeated only if a run dies or stalls between doing and recording.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from order_handler import deadline
+from order_handler.database import Database
+from order_handler.errors import AlreadyProcessedError, TransientError
+from order_handler.tables import effects, now
+
+CLAIM_SECONDS = 30
+"""Longer than an effect and its record may take."""
+
+_KEY = [effects.c.order_id, effects.c.action]
+
+
+def identity(order_id: str, action: str) -> str:
+    """32 hex digits, the same for each repeat of an effect: by them the receiving side can tell."""
+    return hashlib.sha256(f"{order_id}\0{action}".encode()).hexdigest()[:32]
+
+
+def claim(connection: Connection, order_id: str, action: str, token: str) -> None:
+    """Makes the effect this run's own. AlreadyProcessedError; TransientError if another run holds it."""
+    insert = _insert(connection).values(
+        order_id=order_id, action=action, token=token, claimed_until=now() + CLAIM_SECONDS
+    )
+    claimed = insert.on_conflict_do_update(
+        index_elements=_KEY,
+        set_={"token": insert.excluded.token, "claimed_until": insert.excluded.claimed_until},
+        where=and_(effects.c.done_at.is_(None), effects.c.claimed_until <= now()),
+    ).returning(effects.c.token)
+    if connection.execute(claimed).first():
+        return
+    if connection.scalar(select(effects.c.done_at).where(_of(order_id, action))) is None:
+        raise TransientError(f"Another run is at {action} for {order_id}")
+    raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
+
+
+def record(connection: Connection, order_id: str, action: str, token: str) -> bool:
+    """Says that the effect happened, whoever claims it by now; False if that was known."""
+    insert = _insert(connection).values(
+        order_id=order_id, action=action, token=token, claimed_until=now(), done_at=now()
+    )
+    recorded = insert.on_conflict_do_update(
+        index_elements=_KEY, set_={"done_at": insert.excluded.done_at}, where=effects.c.done_at.is_(None)
+    ).returning(effects.c.token)
+    return connection.execute(recorded).first() is not None
+
+
+def release(connection: Connection, order_id: str, action: str, token: str) -> None:
+    """Gives this run's claim back; another's stays."""
+    own = and_(_of(order_id, action), effects.c.token == token, effects.c.done_at.is_(None))
+    connection.execute(delete(effects).where(own))
+
+
+class Ledger:
+    def __init__(self, database: Database, seconds: float = deadline.SECONDS) -> None:
+        self._database = database
+        self._seconds = seconds
+
+    @asynccontextmanager
+    async def once(self, order_id: str, action: str) -> AsyncIterator[None]:
+        """Claims the effect, lets the block do it in the time that an effect has, and records it.
+
+        Raises what `claim` raises, and what the block raises, which gives the claim back.
+        """
+        moment = asyncio.get_running_loop().time() + self._seconds
+        token = uuid.uuid4().hex
+        async with deadline.until(moment):
+            await self._database.run(lambda connection: claim(connection, order_id, action, token))
+        try:
+            async with deadline.until(moment):
+                yield
+        except BaseException:
+            # A claim that cannot be given back expires.
+            with suppress(Exception):
+                await self._database.run(lambda connection: release(connection, order_id, action, token))
+            raise
+        # It happened: no cancelled caller makes that unsaid.
+        await asyncio.shield(self._database.run(lambda connection: record(connection, order_id, action, token)))
+
+
+def _insert(connection: Connection) -> postgresql.Insert | sqlite.Insert:
+    return sqlite.insert(effects) if connection.dialect.name == "sqlite" else postgresql.insert(effects)
+
+
+def _of(order_id: str, action: str) -> ColumnElement[bool]:
+    return and_(effects.c.order_id == order_id, effects.c.action == action)
