@@ -1,62 +1,64 @@
-"""`python -m order_tasks send`: one order, or a file of them.
+"""`python -m order_tasks send | status | replay | drop`: the producer's and the operator's command line.
 
-Owns the command line, its exit codes (0 all there, 1 something missing, 2 usage or configuration, 130 interrupted) and
-what a person reads. Loses nothing silently: what was not created is named on standard error with file, line and reason.
+Owns the arguments, where the configuration comes from, and the exit codes: 0 all there or all gone, 1 something
+missing, failed or skipped, 2 usage or configuration, 130 interrupted.
 """
 
 import argparse
-import asyncio
 import json
-import os
-import stat
 import sys
-from collections.abc import AsyncIterable, Iterable, Sequence
-from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from io import FileIO
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
+from google.cloud.tasks_v2 import CloudTasksClient
 
-from order_tasks._client import AsyncOrderTasks, Outcome
+from order_tasks import _calls
+from order_tasks._clock import SYSTEM_CLOCK, Clock
 from order_tasks._config import Config
+from order_tasks._dead_letters import DeadLetters
+from order_tasks._drop import drop
 from order_tasks._errors import ConfigError, InvalidOrderError
 from order_tasks._order import NEW_ORDER_ACTIONS, Order
-from order_tasks._orders_file import FileOrder, read_orders
-from order_tasks._progress import Progress
+from order_tasks._replay import replay
+from order_tasks._send import send_file, send_order
+from order_tasks._status import status
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, clock: Clock = SYSTEM_CLOCK) -> int:
     """Run the command line; return its exit code."""
-    parser, send = _parsers()
-    args = parser.parse_args(argv)
-    if (args.file is None) == (args.order_id is None):
-        send.error("name a FILE of orders, or one order by --order-id and --email")
-    if args.order_id is None and (args.email is not None or args.action is not None):
-        send.error("--email and --action belong to --order-id; a FILE has them in each line")
-    if args.order_id is not None and args.email is None:
-        send.error("--order-id needs --email")
-    if args.file == args.outputs == "-":
-        send.error("FILE and --outputs cannot both be standard input")
+    args = _parser().parse_args(argv)
     try:
-        config = _config(args.outputs)
-        if args.file is None:
-            actions = NEW_ORDER_ACTIONS if args.action is None else (args.action,)
-            return _Sending(args.json, "").run(config, [Order(args.order_id, args.email, actions)])
-        with _open(args.file) as file:
-            sending = _Sending(args.json, "<stdin>" if args.file == "-" else args.file, _size(file))
-            return sending.run(config, read_orders(file, sending.malformed))
+        return args.command(args, clock)  # type: ignore[no-any-return]
     except (ConfigError, InvalidOrderError, GoogleAuthError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    parser = argparse.ArgumentParser(prog="python -m order_tasks", description="Creates the tasks of orders.")
-    send = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m order_tasks", description="Creates the tasks of orders, and looks after those that failed."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace, Clock], int], text: str, more: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}")
+        added.add_argument(
+            "--outputs",
+            metavar="FILE",
+            help="what `pulumi stack output --json` printed, instead of the environment; -: standard input",
+        )
+        added.set_defaults(command=command, error=added.error)
+        return added
+
+    send = add(
         "send",
-        help="create the tasks of one order, or of each order in a file",
-        description="Create the tasks of orders. Sending an order again is safe: tasks that exist stay as they are.",
+        _send,
+        "create the tasks of one order, or of each order in a file",
+        "Sending an order again is safe: tasks that exist stay as they are.",
     )
     send.add_argument(
         "file",
@@ -68,18 +70,95 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     send.add_argument("--order-id", metavar="ID", help="one order instead of a file")
     send.add_argument("--email", metavar="E-MAIL", help="its customer's e-mail")
     send.add_argument("--action", help=f"only this task (default: {', '.join(NEW_ORDER_ACTIONS)})")
-    send.add_argument(
-        "--outputs",
-        metavar="FILE",
-        help="what `pulumi stack output --json` printed, instead of the environment; -: standard input",
-    )
     send.add_argument("--json", action="store_true", help="print the counts as one line of JSON")
-    return parser, send
+
+    shown = add("status", _status, "show both queues, the next tasks and the dead letters", "Changes nothing.")
+    shown.add_argument("--json", action="store_true", help="print it as one line of JSON")
+
+    replayed = add(
+        "replay",
+        _replay,
+        "deliver dead letters again, and wait for what becomes of them",
+        "One that is not yet due is skipped: the run that reserved it may still be going.",
+    )
+    replayed.add_argument("names", nargs="*", metavar="NAME", help="a dead letter's id or full path; run one by one")
+    replayed.add_argument(
+        "--all",
+        action="store_true",
+        help="all that are due: the dead-letter queue is resumed until each was tried, then paused again",
+    )
+    replayed.add_argument("--json", action="store_true", help="print what became of them as one line of JSON")
+
+    dropped = add("drop", _drop, "delete dead letters for good", "Their orders will not be processed.")
+    dropped.add_argument("names", nargs="+", metavar="NAME", help="a dead letter's id or full path")
+    dropped.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
 
 
-def _config(outputs: str | None) -> Config:
+def _send(args: argparse.Namespace, _: Clock) -> int:
+    if (args.file is None) == (args.order_id is None):
+        args.error("name a FILE of orders, or one order by --order-id and --email")
+    if args.order_id is None and (args.email is not None or args.action is not None):
+        args.error("--email and --action belong to --order-id; a FILE has them in each line")
+    if args.order_id is not None and args.email is None:
+        args.error("--order-id needs --email")
+    if args.file == args.outputs == "-":
+        args.error("FILE and --outputs cannot both be standard input")
+    config = _config(args.outputs, dead_letters=False)
+    if args.file is not None:
+        return send_file(config, args.file, as_json=args.json)
+    actions = NEW_ORDER_ACTIONS if args.action is None else (args.action,)
+    return send_order(config, Order(args.order_id, args.email, actions), as_json=args.json)
+
+
+def _status(args: argparse.Namespace, clock: Clock) -> int:
+    return _operate(args, lambda api, queue, letters: status(api, queue, letters, clock, as_json=args.json))
+
+
+def _replay(args: argparse.Namespace, clock: Clock) -> int:
+    if args.all == bool(args.names):
+        args.error("name dead letters, or pass --all")
+    return _operate(
+        args,
+        lambda api, queue, letters: replay(
+            letters, None if args.all else _paths(args, letters), clock, as_json=args.json
+        ),
+    )
+
+
+def _drop(args: argparse.Namespace, clock: Clock) -> int:
+    if not args.yes and not sys.stdin.isatty():
+        args.error("nobody can confirm here, and what is dropped is lost: pass --yes")
+    return _operate(args, lambda api, queue, letters: drop(letters, _paths(args, letters), clock, confirmed=args.yes))
+
+
+def _operate(args: argparse.Namespace, work: Callable[[CloudTasksClient, str, DeadLetters], int]) -> int:
+    config = _config(args.outputs, dead_letters=True)
+    assert config.dead_letter_queue is not None
+    api = _calls.connect(config)
+    try:
+        return work(api, config.queue, DeadLetters(api, config.dead_letter_queue))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except GoogleAPIError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        api.transport.close()  # type: ignore[no-untyped-call]
+
+
+def _paths(args: argparse.Namespace, letters: DeadLetters) -> list[str]:
+    try:
+        return [letters.path(name) for name in args.names]
+    except ValueError as error:
+        args.error(str(error))
+        raise
+
+
+def _config(outputs: str | None, *, dead_letters: bool) -> Config:
     if outputs is None:
-        return Config.from_environment()
+        return Config.from_environment(dead_letters=dead_letters)
     try:
         values = json.loads(sys.stdin.read() if outputs == "-" else Path(outputs).read_text())
     except ValueError as error:
@@ -88,85 +167,7 @@ def _config(outputs: str | None) -> Config:
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"--outputs {outputs} is not a JSON object: `pulumi stack output --json` prints one")
-    return Config.from_outputs(values)
-
-
-def _open(path: str) -> FileIO:
-    # Unbuffered: a thread that waits in a buffered read of standard input crashes the interpreter at its end.
-    return FileIO(0, closefd=False) if path == "-" else FileIO(path)
-
-
-def _size(file: FileIO) -> int | None:
-    status = os.fstat(file.fileno())
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-@dataclass
-class _Counts:
-    orders: int = 0
-    created: int = 0
-    already: int = 0
-    failed: int = 0
-    malformed: int = 0
-
-
-class _Sending:
-    """One run of `send`: counts what happens and says what fails."""
-
-    def __init__(self, as_json: bool, source: str, size: int | None = None) -> None:
-        self._as_json = as_json
-        self._source = source
-        self._counts = _Counts()
-        self._progress = Progress(size)
-
-    def run(self, config: Config, orders: Iterable[Order] | AsyncIterable[Order]) -> int:
-        code = 0
-        try:
-            with self._progress:
-                asyncio.run(self._send(config, orders))
-        except KeyboardInterrupt:
-            code = 130
-            self._progress.say("interrupted: sending the same again creates what is missing")
-        except OSError as error:
-            code = 1
-            self._progress.say(f"{self._source} cannot be read to its end: {error}")
-        self._summarise()
-        return code or int(self._counts.failed + self._counts.malformed > 0)
-
-    def malformed(self, line: int, size: int, reason: str) -> None:
-        self._counts.malformed += 1
-        self._progress.say(f"{self._source}:{line}: {reason}")
-        self._progress.advance(size)
-
-    async def _send(self, config: Config, orders: Iterable[Order] | AsyncIterable[Order]) -> None:
-        async with AsyncOrderTasks(config) as tasks, aclosing(tasks.send_orders(orders)) as outcomes:
-            async for outcome in outcomes:
-                self._record(outcome)
-
-    def _record(self, outcome: Outcome) -> None:
-        created = sum(task is not None for task in outcome.tasks.values())
-        self._counts.orders += 1
-        self._counts.created += created
-        self._counts.already += len(outcome.tasks) - created
-        self._counts.failed += len(outcome.failures)
-        order = outcome.order
-        where = f"{self._source}:{order.line}: " if isinstance(order, FileOrder) else ""
-        for action, error in outcome.failures.items():
-            self._progress.say(f"{where}order {order.order_id!r}, {action}: {error}")
-        if isinstance(order, FileOrder):
-            self._progress.advance(order.size)
-
-    def _summarise(self) -> None:
-        counts = self._counts
-        if self._as_json:
-            sys.stdout.write(f"{json.dumps(asdict(counts))}\n")
-            return
-        sys.stdout.write(
-            f"{counts.orders} orders: {counts.created} tasks created, {counts.already} already there, "
-            f"{counts.failed} failed; {counts.malformed} malformed lines\n"
-        )
-        if counts.failed:
-            sys.stdout.write("Send the same again to create what failed: what exists stays as it is.\n")
+    return Config.from_outputs(values, dead_letters=dead_letters)
 
 
 if __name__ == "__main__":

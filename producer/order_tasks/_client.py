@@ -1,6 +1,6 @@
 """The two clients, blocking and asyncio: the same requests through the official client's two transports.
 
-Own the transport, the retries and how many calls are in flight. Refuse nothing themselves: an `Order` is already valid.
+Own how many calls are in flight. Refuse nothing themselves: an `Order` is already valid.
 """
 
 import asyncio
@@ -11,34 +11,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import grpc
-import grpc.aio
 from google.api_core import exceptions
-from google.api_core.retry import AsyncRetry, Retry, if_exception_type
-from google.api_core.timeout import ConstantTimeout
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks import transports
 
+from order_tasks import _calls
 from order_tasks._config import Config
 from order_tasks._errors import IncompleteOrderError
 from order_tasks._order import Order
-
-# Safe to repeat even when the first attempt's outcome is unknown, because the task's name is fixed. INTERNAL is how
-# gRPC reports a broken stream, RESOURCE_EXHAUSTED a quota that refills within the minute.
-_transient = if_exception_type(
-    exceptions.ServiceUnavailable,
-    exceptions.DeadlineExceeded,
-    exceptions.ResourceExhausted,
-    exceptions.InternalServerError,
-)
-# Delays are drawn from 0 to a step that doubles from 0.1 s to 5 s (full jitter); no attempt starts after 30 s.
-_retry = Retry(predicate=_transient, initial=0.1, maximum=5.0, multiplier=2.0, timeout=30.0)
-_async_retry = AsyncRetry(predicate=_transient, initial=0.1, maximum=5.0, multiplier=2.0, timeout=30.0)
-# A plain number would be shared by all attempts: one lost packet would leave the later ones nothing.
-_attempt_timeout = ConstantTimeout(10.0)  # type: ignore[no-untyped-call]
-
-# A proxy for the outside world cannot reach a local cloud.
-_EMULATOR_CHANNEL = [("grpc.enable_http_proxy", 0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +42,7 @@ class OrderTasks:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        if config.emulator_host is None:
-            self._api = tasks_v2.CloudTasksClient()
-        else:
-            channel = grpc.insecure_channel(config.emulator_host, options=_EMULATOR_CHANNEL)
-            self._api = tasks_v2.CloudTasksClient(transport=transports.CloudTasksGrpcTransport(channel=channel))
+        self._api = _calls.connect(config)
 
     def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """As the module's `create_order_task`."""
@@ -96,7 +71,7 @@ class OrderTasks:
 
     def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
         try:
-            return self._api.create_task(request, retry=_retry, timeout=_attempt_timeout)
+            return self._api.create_task(request, retry=_calls.RETRY, timeout=_calls.ATTEMPT_TIMEOUT)
         except exceptions.AlreadyExists:
             return None
 
@@ -113,12 +88,7 @@ class AsyncOrderTasks:
     def __init__(self, config: Config) -> None:
         asyncio.get_running_loop()  # without one, gRPC would bind the channel to a loop that never runs
         self._config = config
-        if config.emulator_host is None:
-            self._api = tasks_v2.CloudTasksAsyncClient()
-        else:
-            channel = grpc.aio.insecure_channel(config.emulator_host, options=_EMULATOR_CHANNEL)
-            transport = transports.CloudTasksGrpcAsyncIOTransport(channel=channel)
-            self._api = tasks_v2.CloudTasksAsyncClient(transport=transport)
+        self._api = _calls.connect_async(config)
 
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """As the module's `create_order_task`."""
@@ -186,7 +156,7 @@ class AsyncOrderTasks:
 
     async def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
         try:
-            return await self._api.create_task(request, retry=_async_retry, timeout=_attempt_timeout)
+            return await self._api.create_task(request, retry=_calls.ASYNC_RETRY, timeout=_calls.ATTEMPT_TIMEOUT)
         except exceptions.AlreadyExists:
             return None
 

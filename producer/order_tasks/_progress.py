@@ -9,15 +9,20 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Shows bytes done of `total` (None: unknown), and prints lines above the bar."""
+    """Shows how much is done of `total` (None: not known), and prints lines above the bar."""
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, description: str, total: int | None = None) -> None:
         self._bar = _bar() if sys.stderr.isatty() else None
         if self._bar:
-            self._task = self._bar.add_task("sending orders", total=total)
+            self._task = self._bar.add_task(description, total=total)
 
-    def advance(self, size: int) -> None:
-        """`size` more bytes are done."""
+    def expect(self, total: int) -> None:
+        """From now on, `total` is known."""
+        if self._bar:
+            self._bar.update(self._task, total=total)
+
+    def advance(self, size: int = 1) -> None:
+        """`size` more is done."""
         if self._bar:
             self._bar.advance(self._task, size)
 

@@ -9,6 +9,7 @@ from google.cloud.tasks_v2 import Task
 from order_tasks import AsyncOrderTasks, Config, OrderTasks
 
 from tests.producer.fake_cloud_tasks import FakeCloudTasks
+from tests.producer.operators import DEAD_LETTER_QUEUE, QUEUE, Operator
 
 
 class Client(Protocol):
@@ -38,10 +39,11 @@ def cloud() -> Iterator[FakeCloudTasks]:
 @pytest.fixture
 def config(cloud: FakeCloudTasks) -> Config:
     return Config(
-        queue="projects/shop/locations/us-central1/queues/cloud-run-tasks",
+        queue=QUEUE,
         service_url="https://task-handler-abc.a.run.app",
         invoker_email="cloud-tasks-invoker@shop.iam.gserviceaccount.com",
         emulator_host=cloud.address,
+        dead_letter_queue=DEAD_LETTER_QUEUE,
     )
 
 
@@ -61,4 +63,10 @@ def environment(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDER_TASKS_QUEUE", config.queue)
     monkeypatch.setenv("ORDER_TASKS_SERVICE_URL", config.service_url)
     monkeypatch.setenv("ORDER_TASKS_INVOKER_EMAIL", config.invoker_email)
+    monkeypatch.setenv("ORDER_TASKS_DEAD_LETTER_QUEUE", str(config.dead_letter_queue))
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", str(config.emulator_host))
+
+
+@pytest.fixture
+def operator(cloud: FakeCloudTasks, environment: None) -> Operator:
+    return Operator(cloud.queues)

@@ -1,4 +1,4 @@
-"""A gRPC server that answers CreateTask as Cloud Tasks does, and fails on command.
+"""A gRPC server that answers as Cloud Tasks does, and fails on command.
 
 The official client talks to it unchanged, so what these tests see of retries, names and messages is what Google sees.
 """
@@ -11,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from google.cloud.tasks_v2 import CreateTaskRequest, Task
 
+from tests.producer.fake_queues import FakeQueues
+
 
 class FakeCloudTasks:
-    """Records each request. A name that was created once answers ALREADY_EXISTS."""
+    """Records each CreateTask. A name that was created once answers ALREADY_EXISTS. Everything else is of `queues`."""
 
+    queues: FakeQueues
     requests: list[CreateTaskRequest]
     """Every attempt, in order of arrival."""
     timeouts: list[float]
@@ -27,6 +30,7 @@ class FakeCloudTasks:
     """Runs in each call, while it is in flight."""
 
     def __init__(self) -> None:
+        self.queues = FakeQueues()
         self.requests = []
         self.timeouts = []
         self.faults = defaultdict(list)
@@ -42,7 +46,7 @@ class FakeCloudTasks:
         )
         service = "google.cloud.tasks.v2.CloudTasks"
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service, {"CreateTask": method}),),
+            (grpc.method_handlers_generic_handler(service, {"CreateTask": method, **self.queues.handlers()}),),
         )
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()

@@ -66,6 +66,7 @@ def test_all_missing_variables_are_named_at_once_each_with_its_command() -> None
         ("ORDER_TASKS_QUEUE", "projects/p/locations/l/queues/under_score"),
         ("ORDER_TASKS_QUEUE", "projects/p/locations/l/queues/q/tasks/t"),
         ("ORDER_TASKS_QUEUE", "projects/p/locations/l/queues/q\n"),
+        ("ORDER_TASKS_DEAD_LETTER_QUEUE", "dead-letters"),
         ("ORDER_TASKS_SERVICE_URL", "task-handler-abc.a.run.app"),
         ("ORDER_TASKS_SERVICE_URL", "https://task-handler-abc.a.run.app/process-order"),
         ("ORDER_TASKS_SERVICE_URL", "https://task-handler-abc.a.run.app?x=1"),
@@ -105,3 +106,33 @@ def test_a_config_built_in_code_is_checked_too() -> None:
 def test_a_plain_http_service_needs_a_local_cloud() -> None:
     with pytest.raises(ConfigError, match="https only, except to a local cloud"):
         Config(OUTPUTS["queue"], "http://127.0.0.1:8080", OUTPUTS["invoker_email"])
+
+
+DEAD_LETTER_QUEUE = "projects/shop/locations/us-central1/queues/cloud-run-tasks-dead-letters"
+
+
+def test_only_operators_need_the_dead_letter_queue() -> None:
+    assert Config.from_environment(ENVIRONMENT).dead_letter_queue is None
+    assert Config.from_environment(ENVIRONMENT | {"ORDER_TASKS_DEAD_LETTER_QUEUE": ""}).dead_letter_queue is None
+    variable = {"ORDER_TASKS_DEAD_LETTER_QUEUE": DEAD_LETTER_QUEUE}
+    assert Config.from_environment(ENVIRONMENT | variable, dead_letters=True).dead_letter_queue == DEAD_LETTER_QUEUE
+    output = {"dead_letter_queue": DEAD_LETTER_QUEUE}
+    assert Config.from_outputs(OUTPUTS | output, {}, dead_letters=True).dead_letter_queue == DEAD_LETTER_QUEUE
+    with pytest.raises(ConfigError) as missing_variable:
+        Config.from_environment(ENVIRONMENT, dead_letters=True)
+    assert str(missing_variable.value) == (
+        "ORDER_TASKS_DEAD_LETTER_QUEUE is missing: "
+        'export ORDER_TASKS_DEAD_LETTER_QUEUE="$(pulumi stack output dead_letter_queue)"'
+    )
+    with pytest.raises(ConfigError) as missing_output:
+        Config.from_outputs(OUTPUTS, {}, dead_letters=True)
+    assert str(missing_output.value) == (
+        "output dead_letter_queue is missing: `pulumi stack output dead_letter_queue` prints a deployed stack's"
+    )
+
+
+def test_the_queue_is_not_its_own_dead_letter_queue() -> None:
+    with pytest.raises(ConfigError, match=r"^output dead_letter_queue is .*, the queue itself, which a replay would"):
+        Config.from_outputs({**OUTPUTS, "dead_letter_queue": OUTPUTS["queue"]}, {})
+    with pytest.raises(ConfigError, match=r"^Config.dead_letter_queue is 'x', not projects/P/"):
+        Config(OUTPUTS["queue"], OUTPUTS["service_url"], OUTPUTS["invoker_email"], dead_letter_queue="x")
