@@ -2,5 +2,7 @@
 
 import os
 
-# gRPC would otherwise print a line for each handler process that is started
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# handlers are started by fork; gRPC's own handling of a fork would crash some of them before they begin
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# its C core would comment on a port in use before we do
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

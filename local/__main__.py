@@ -20,10 +20,16 @@ from pathlib import Path
 import pulumi
 from rich.console import Console
 
-from local.cloud import Cloud, Ports, PortTakenError, declared, listen
+from local.cloud import Cloud, Ports, PortTakenError, listen
 from local.cloud_tasks import Event
-from local.program import ProgramError, evaluate, stack_configuration
+from local.declared import declared
+from local.drill import Drill, DrillError
+from local.effects import PLACEHOLDERS, Effects
+from local.faults import Faults
+from local.lines import lines
+from local.program import PROJECT, ProgramError, evaluate, stack_configuration
 from local.report import Report
+from local.shop import order_ids
 from local.store import Store
 
 LOCAL_PROJECT = "local-project"
@@ -40,25 +46,58 @@ def main() -> int:
     started = time.monotonic()
     arguments = _arguments()
     console = Console(stderr=True)
-    logging.basicConfig(handlers=[ConsoleHandler(console)])
+    if arguments.command == "drill":
+        return _drill(arguments, Console())
+    logging.basicConfig(format="%(message)s", handlers=[ConsoleHandler(console)])
     logging.getLogger("local").setLevel(logging.INFO)
+    logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings are about deploying
     try:
-        config = {"gcp:project": LOCAL_PROJECT, **stack_configuration(arguments.stack)}
-        with _open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as store:
+        config = {"gcp:project": LOCAL_PROJECT, **stack_configuration(arguments.stack), **dict(arguments.config)}
+        secrets = {f"{PROJECT}:{key}": text for key, text in PLACEHOLDERS.items()}
+        with _open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
             ports = _ports(store, arguments.port)
             with listen(ports.service, "the service") as listener:
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-                program = declared(evaluate(stack=arguments.stack, config=config, service_url=url))
-                cloud = Cloud(program, store, listener, ports, time.time)
+                evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url)
+                faults = Faults(arguments.faults, folder / "faults.jsonl")
+                effects = Effects(folder, faults, arguments.database_url)
+                cloud = Cloud(declared(evaluation), store, listener, ports, time.time, effects, faults)
                 return asyncio.run(_up(cloud, arguments, console, started))
     except (ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _drill(arguments: argparse.Namespace, console: Console) -> int:
+    folder = Path(tempfile.mkdtemp(prefix="cloud-run-tasks-drill-"))
+    drill = Drill(arguments.orders, arguments.seed, folder, arguments.database_url, console)
+    try:
+        code = asyncio.run(drill.run())
+    except KeyboardInterrupt:
+        return 130
+    except (DrillError, ProgramError, TimeoutError) as error:
+        console.print(
+            f"error: {str(error) or 'an order never settles'}; what happened is in {folder}",
+            style="red",
+            soft_wrap=True,
+        )
+        return 2
+    if code:
+        console.print(f"What happened is in {folder}", soft_wrap=True)
+    else:
+        shutil.rmtree(folder)
+    return code
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local", description="The program's cloud on this machine.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    drill = commands.add_parser("drill", help="send orders while everything breaks, and count what was lost")
+    drill.add_argument("--orders", type=int, default=100, metavar="N", help="how many (default: 100)")
+    drill.add_argument("--seed", type=int, default=1, metavar="S", help="of the faults (default: 1)")
+    drill.add_argument("--database-url", default="", metavar="URL", help="an empty PostgreSQL instead of SQLite")
     up = commands.add_parser("up", help="run what the program declares until Ctrl-C")
     up.add_argument("--stack", default="dev", metavar="NAME", help="whose Pulumi.NAME.yaml to use (default: dev)")
     up.add_argument("--orders", type=Path, metavar="FILE", help="send these orders: one JSON object a line")
@@ -66,31 +105,49 @@ def _arguments() -> argparse.Namespace:
     up.add_argument("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     up.add_argument("--state", type=Path, metavar="DIR", help="keep tasks and ports in DIR (default: a new folder)")
     up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N, N+1 and N+2 (default: free ports)")
+    up.add_argument(
+        "--config", action="append", default=[], type=_setting, metavar="KEY=VALUE", help="a setting, over the stack's"
+    )
+    up.add_argument(
+        "--database-url", default="", metavar="URL", help="a PostgreSQL instead of SQLite in the state folder"
+    )
+    up.add_argument("--faults", type=int, metavar="SEED", help="break things at random, as the drill does")
     arguments = parser.parse_args()
+    if arguments.command == "drill":
+        if arguments.orders < 1:
+            parser.error("--orders must be at least 1")
+        return arguments
     if not 0 <= arguments.port <= 65533:
         parser.error("--port must be from 1 to 65533")
     if arguments.orders and not arguments.orders.is_file():
-        parser.error(f"--orders: there is no file {arguments.orders}")
+        parser.error(f"--orders: {arguments.orders} is not a file of orders")
     return arguments
 
 
+def _setting(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key if ":" in key else f"{PROJECT}:{key}", value
+
+
 @contextlib.contextmanager
-def _open_state(folder: Path | None, stack: str) -> Iterator[Store]:
+def _open_state(folder: Path | None, stack: str) -> Iterator[tuple[Path, Store]]:
     """The state in `folder`, which must be of this stack; a folder of our own goes unless it still holds tasks."""
     path = folder or Path(tempfile.mkdtemp(prefix="cloud-run-tasks-"))
-    path.mkdir(parents=True, exist_ok=True)
     try:
+        path.mkdir(parents=True, exist_ok=True)
         store = Store(path / "state.sqlite")
-    except sqlite3.DatabaseError as error:
-        remedy = "end the local cloud that uses it, or choose another --state"
-        raise StateError(f"the state folder {path} cannot be opened: {error}; {remedy}") from None
+    except (OSError, sqlite3.DatabaseError) as error:
+        locked = "end the local cloud that uses it, or " if "locked" in str(error) else ""
+        raise StateError(f"the state folder {path} cannot be opened: {error}; {locked}choose another --state") from None
     with contextlib.closing(store):
         owner = store.fact("stack")
         if owner not in (None, stack):
             raise StateError(f"the state folder {path} is of {owner}, not of {stack}; choose another --state")
         store.set_fact("stack", stack)
         try:
-            yield store
+            yield path, store
         finally:
             left = store.open_tasks()
             if folder is None and not left:
@@ -116,24 +173,34 @@ def _ports(store: Store, first: int) -> Ports:
 async def _up(cloud: Cloud, arguments: argparse.Namespace, console: Console, started: float) -> int:
     """Serve until there is nothing left to do or to wait for; the exit code."""
     stop = asyncio.Event()
+
+    def end() -> None:
+        if stop.is_set():  # asked for twice: at once, and what is under way counts as failed at the next start
+            cloud.kill()
+            os._exit(130)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     failed = False
     async with cloud:
-        report = Report(cloud.tasks, console, time.monotonic)
+        report = Report(cloud.tasks, cloud.program.exports["queue"], console, time.monotonic)
         cloud.store.set_fact("ports", json.dumps(dataclasses.asdict(cloud.ports)))
         if arguments.json:
             print(json.dumps(cloud.addresses()), flush=True)  # noqa: T201 - its one line of output
         log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
         if arguments.orders:
+            await cloud.commit(order_ids(arguments.orders))
             with report.bar():
                 failed = await _send(arguments.orders, cloud, stop) != 0
                 await _idle(cloud, stop)
-            console.print(report.table())
-            failed |= report.total(Event.GONE) > 0
+            dead_letters = cloud.dead_letters()
+            console.print(report.table(dead_letters, cloud.effects_done()))
         elif arguments.exit_when_idle:
             await _idle(cloud, stop)
-        if not arguments.exit_when_idle:
+        if arguments.exit_when_idle:
+            failed |= report.total(Event.GONE) > 0 or cloud.store.open_tasks() > 0
+        elif not stop.is_set():
             console.print(_next_commands(cloud), markup=False, highlight=False, soft_wrap=True)
             logging.getLogger("handler").setLevel(logging.INFO)
             await stop.wait()
@@ -153,9 +220,9 @@ async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
     )
     assert process.stderr is not None
 
-    async def relay(lines: asyncio.StreamReader) -> None:
-        async for line in lines:
-            log.warning("producer: %s", line.decode(errors="replace").rstrip())
+    async def relay(stream: asyncio.StreamReader) -> None:
+        async for line in lines(stream):
+            log.warning("producer: %s", line)
 
     stopped = asyncio.create_task(stop.wait())
     ended = asyncio.gather(relay(process.stderr), process.wait())
@@ -182,7 +249,7 @@ def _next_commands(cloud: Cloud) -> str:
     return f"""
 Serving until Ctrl-C. In another terminal:
   export {exports}
-  .venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com
+  .venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com --action send_confirmation
   curl -H "Authorization: Bearer $({token})" {at["service_url"]}/
 """
 
@@ -196,7 +263,7 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else None
-        self._console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

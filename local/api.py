@@ -4,6 +4,7 @@ Follows the official protos: names, messages and URL patterns are theirs. Errors
 text on both sides.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -15,16 +16,33 @@ from aiohttp import web
 from google.cloud.tasks_v2 import types
 from google.protobuf import empty_pb2, json_format
 
-from local.cloud_tasks import CallError, CloudTasks, Message
+from local.cloud_tasks import CloudTasks
+from local.faults import LATE_SECONDS, Faults
+from local.messages import CallError, Message
 
 log = logging.getLogger("local.api")
 
-_QUEUES = "projects/[^/]+/locations/[^/]+"
-_QUEUE = f"{_QUEUES}/queues/[^/:]+"
+_LOCATION = "projects/[^/]+/locations/[^/]+"
+_QUEUE = f"{_LOCATION}/queues/[^/:]+"
 _TASK = f"{_QUEUE}/tasks/[^/:]+"
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 """More than any valid call: a task's 1 MiB body in base64, and its envelope."""
-_SYSTEM_PARAMETERS = frozenset(("$alt", "alt", "fields", "key", "prettyPrint", "quotaUser", "access_token", "$.xgafv"))
+_SYSTEM_PARAMETERS = frozenset(
+    (
+        "$.xgafv",
+        "$alt",
+        "access_token",
+        "alt",
+        "callback",
+        "fields",
+        "key",
+        "oauth_token",
+        "prettyPrint",
+        "quotaUser",
+        "uploadType",
+        "upload_protocol",
+    )
+)
 _HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -40,28 +58,33 @@ class Call(NamedTuple):
 
     name: str
     """As in the proto; the method of CloudTasks is its snake case."""
+    permission: str
+    """Of IAM, below cloudtasks."""
     request: Any
     response: Any
     verb: str
     path: str
-    """Of REST, below /v2/, with the request's fields as patterns."""
-    body: bool = False
-    """REST sends the request's other fields as a JSON body, not in the query."""
+    """Of REST, below /v2/, with the request's fields as patterns; POST has the other fields in a JSON body."""
+
+
+def _call(name: str, permission: str, response: Any, rest: str) -> Call:  # noqa: ANN401 - a message's class
+    verb, path = rest.split(" ")
+    for noun, pattern in (("TASK", _TASK), ("QUEUE", _QUEUE), ("LOCATION", _LOCATION)):
+        path = path.replace(noun, pattern)
+    return Call(name, permission, getattr(types, f"{name}Request").pb(), response, verb, path)
 
 
 CALLS = (
-    Call("GetQueue", types.GetQueueRequest.pb(), types.Queue.pb(), "GET", f"{{name:{_QUEUE}}}"),
-    Call(
-        "ListQueues", types.ListQueuesRequest.pb(), types.ListQueuesResponse.pb(), "GET", f"{{parent:{_QUEUES}}}/queues"
-    ),
-    Call("PauseQueue", types.PauseQueueRequest.pb(), types.Queue.pb(), "POST", f"{{name:{_QUEUE}}}:pause", True),
-    Call("ResumeQueue", types.ResumeQueueRequest.pb(), types.Queue.pb(), "POST", f"{{name:{_QUEUE}}}:resume", True),
-    Call("PurgeQueue", types.PurgeQueueRequest.pb(), types.Queue.pb(), "POST", f"{{name:{_QUEUE}}}:purge", True),
-    Call("CreateTask", types.CreateTaskRequest.pb(), types.Task.pb(), "POST", f"{{parent:{_QUEUE}}}/tasks", True),
-    Call("GetTask", types.GetTaskRequest.pb(), types.Task.pb(), "GET", f"{{name:{_TASK}}}"),
-    Call("ListTasks", types.ListTasksRequest.pb(), types.ListTasksResponse.pb(), "GET", f"{{parent:{_QUEUE}}}/tasks"),
-    Call("DeleteTask", types.DeleteTaskRequest.pb(), empty_pb2.Empty, "DELETE", f"{{name:{_TASK}}}"),
-    Call("RunTask", types.RunTaskRequest.pb(), types.Task.pb(), "POST", f"{{name:{_TASK}}}:run", True),
+    _call("GetQueue", "queues.get", types.Queue.pb(), "GET {name:QUEUE}"),
+    _call("ListQueues", "queues.list", types.ListQueuesResponse.pb(), "GET {parent:LOCATION}/queues"),
+    _call("PauseQueue", "queues.pause", types.Queue.pb(), "POST {name:QUEUE}:pause"),
+    _call("ResumeQueue", "queues.resume", types.Queue.pb(), "POST {name:QUEUE}:resume"),
+    _call("PurgeQueue", "queues.purge", types.Queue.pb(), "POST {name:QUEUE}:purge"),
+    _call("CreateTask", "tasks.create", types.Task.pb(), "POST {parent:QUEUE}/tasks"),
+    _call("GetTask", "tasks.get", types.Task.pb(), "GET {name:TASK}"),
+    _call("ListTasks", "tasks.list", types.ListTasksResponse.pb(), "GET {parent:QUEUE}/tasks"),
+    _call("DeleteTask", "tasks.delete", empty_pb2.Empty, "DELETE {name:TASK}"),
+    _call("RunTask", "tasks.run", types.Task.pb(), "POST {name:TASK}:run"),
 )
 
 
@@ -70,15 +93,30 @@ def _method(cloud_tasks: CloudTasks, call: Call) -> Callable[[Message], Message]
     return method
 
 
-def grpc_handler(cloud_tasks: CloudTasks) -> grpc.GenericRpcHandler:
-    """The service for a gRPC server; a call that is not in the table answers UNIMPLEMENTED."""
+def grpc_handler(
+    cloud_tasks: CloudTasks,
+    allow: Callable[[str, str], bool] = lambda permission, queue: True,
+    faults: Faults | None = None,
+) -> grpc.GenericRpcHandler:
+    """The service for a gRPC server; a call that is not in the table answers UNIMPLEMENTED.
+
+    `allow`: whether the server's callers have a permission, such as `tasks.create`, on a queue."""
 
     def handler(call: Call) -> "grpc.RpcMethodHandler[Message, Message]":
         method = _method(cloud_tasks, call)
 
         async def answer(request: Message, context: "grpc.aio.ServicerContext[Message, Message]") -> Message:
             try:
-                return method(request)
+                _authorize(call, request, allow)
+                fault = faults.draw("dead letter") if faults else None
+                if fault == "refused":
+                    raise CallError("UNAVAILABLE", "The service is currently unavailable.")
+                response = method(request)
+                if fault == "answer lost":
+                    raise CallError("UNAVAILABLE", "Connection reset by peer")
+                if fault == "answered late":
+                    await asyncio.sleep(LATE_SECONDS)
+                return response
             except CallError as error:
                 await context.abort(grpc.StatusCode[error.code], error.message)
 
@@ -93,6 +131,13 @@ def grpc_handler(cloud_tasks: CloudTasks) -> grpc.GenericRpcHandler:
     )
 
 
+def _authorize(call: Call, request: Message, allow: Callable[[str, str], bool]) -> None:
+    resource = request.parent if "parent" in request.DESCRIPTOR.fields_by_name else request.name
+    if not allow(call.permission, resource.partition("/tasks/")[0]):
+        text = f'The principal lacks IAM permission "cloudtasks.{call.permission}" for the resource "{resource}"'
+        raise CallError("PERMISSION_DENIED", f"{text} (or the resource may not exist).")
+
+
 def rest_routes(cloud_tasks: CloudTasks) -> list[web.RouteDef]:
     """The service over HTTP and JSON, with Google's mapping and error bodies."""
     return [
@@ -104,7 +149,7 @@ def rest_routes(cloud_tasks: CloudTasks) -> list[web.RouteDef]:
 def _rest_handler(method: Callable[[Message], Message], call: Call) -> Callable[[web.Request], Any]:
     async def answer(http: web.Request) -> web.Response:
         try:
-            response = method(_rest_request(call, http, await http.text() if call.body else ""))
+            response = method(_rest_request(call, http, await _body(http) if call.verb == "POST" else b""))
         except CallError as error:
             return _rest_error(error)
         return web.json_response(
@@ -114,13 +159,21 @@ def _rest_handler(method: Callable[[Message], Message], call: Call) -> Callable[
     return answer
 
 
-def _rest_request(call: Call, http: web.Request, body: str) -> Message:
+async def _body(http: web.Request) -> bytes:
+    try:
+        return await http.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise CallError("INVALID_ARGUMENT", "Request payload size exceeds the limit.") from None
+
+
+def _rest_request(call: Call, http: web.Request, body: bytes) -> Message:
     fields: dict[str, Any] = {key: value for key, value in http.query.items() if key not in _SYSTEM_PARAMETERS}
     try:
-        if body:
-            fields |= json.loads(body)
-        return json_format.ParseDict({**fields, **http.match_info}, call.request())
-    except (TypeError, ValueError, json_format.ParseError) as error:
+        payload = json.loads(body or b"{}")
+        if not isinstance(payload, dict):
+            raise CallError("INVALID_ARGUMENT", "Invalid JSON payload received. Root element must be a message.")
+        return json_format.ParseDict({**fields, **payload, **http.match_info}, call.request())
+    except (TypeError, ValueError, RecursionError, json_format.ParseError) as error:
         raise CallError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
 
 

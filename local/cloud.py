@@ -1,89 +1,36 @@
-"""The cloud on this machine: realises what the program declares, and nothing that it does not.
+"""The cloud on this machine: realises what the program declares, and nothing that it does not."""
 
-Queues, accounts, run.invoker bindings and the one service become running parts; the rest of what is declared has no
-effect here.
-"""
-
+import asyncio
 import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 from aiohttp import web
 from google.cloud.tasks_v2 import types
-from google.protobuf import json_format
 
 from local.api import MAX_REQUEST_BYTES, grpc_handler, rest_routes
-from local.cloud_tasks import CloudTasks, Message, QueueMessage
+from local.cloud_tasks import CloudTasks
+from local.declared import Declared
 from local.dispatch import Dispatcher
-from local.front_door import FrontDoor, Service
+from local.effects import Effects
+from local.faults import Faults
+from local.front_door import FrontDoor
 from local.identity import Identity, new_key
 from local.instances import Instances
-from local.program import ROOT, Evaluation, ProgramError, Resource
+from local.messages import Message
+from local.program import ProgramError
+from local.shop import Shop
 from local.store import Store
 
 log = logging.getLogger("local.cloud")
 
 HANDLER_COMMAND = (".venv/bin/python", "-m", "order_handler")
 """What the image runs, in the locked environment of its build context."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Declared:
-    """The part of an evaluation that the local cloud realises."""
-
-    queues: tuple[Message, ...]
-    accounts: frozenset[str]
-    """E-mails."""
-    service: Service
-    context: Path
-    """Folder that the service's image is built from."""
-    exports: Mapping[str, Any]
-
-
-def declared(evaluation: Evaluation) -> Declared:
-    """Read the resources; raises ProgramError where the local cloud cannot stand in for one."""
-    services = evaluation.of_type("gcp:cloudrunv2/service:Service")
-    images = evaluation.of_type("docker:index/image:Image")
-    if len(services) != 1 or len(images) != 1:
-        raise ProgramError(
-            f"the program declares {len(services)} Cloud Run services and {len(images)} images; "
-            "the local cloud runs exactly one of each"
-        )
-    missing = [name for name in ("service_url", "invoker_email", "queue") if not evaluation.exports.get(name)]
-    if missing:
-        raise ProgramError(f"the program does not export {', '.join(missing)}, which producers need")
-    service = services[0].inputs
-    return Declared(
-        queues=tuple(_queue(resource) for resource in evaluation.of_type("gcp:cloudtasks/queue:Queue")),
-        accounts=frozenset(a.outputs["email"] for a in evaluation.of_type("gcp:serviceaccount/account:Account")),
-        service=Service(
-            name=service["name"],
-            timeout=float(service["template"]["timeout"].rstrip("s")),
-            max_instances=int(service["template"]["scaling"]["maxInstanceCount"]),
-            concurrency=int(service["template"]["maxInstanceRequestConcurrency"]),
-            environment={env["name"]: env["value"] for env in service["template"]["containers"][0]["envs"]},
-            invokers=frozenset(
-                binding.inputs["member"]
-                for binding in evaluation.of_type("gcp:cloudrunv2/serviceIamMember:ServiceIamMember")
-                if binding.inputs["role"] == "roles/run.invoker" and binding.inputs["name"] == service["name"]
-            ),
-        ),
-        context=ROOT / images[0].inputs["build"]["context"],
-        exports=evaluation.exports,
-    )
-
-
-def _queue(resource: Resource) -> Message:
-    """The queue's message; figures come as floats."""
-    given = resource.inputs
-    limits = {key: value for key, value in given["rateLimits"].items() if key != "maxBurstSize"}
-    message = {"name": resource.id, "rateLimits": limits, "retryConfig": given["retryConfig"]}
-    return json_format.ParseDict(message, QueueMessage())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +69,16 @@ def listen(port: int, what: str) -> socket.socket:
     return listener
 
 
+async def prepare_database(context: Path, database_url: str) -> None:
+    """Have the handler in a folder create the tables that are missing."""
+    python, *_ = HANDLER_COMMAND
+    schema = await asyncio.create_subprocess_exec(
+        python, "-m", "order_handler.schema", cwd=context, env={"DATABASE_URL": database_url}
+    )
+    if await schema.wait() != 0:
+        raise ProgramError("the handler's database cannot be prepared; the line above says why")
+
+
 class Cloud:
     """A running local cloud: `async with Cloud(...)`."""
 
@@ -132,6 +89,8 @@ class Cloud:
         service_listener: socket.socket,
         ports: Ports,
         clock: Callable[[], float],
+        effects: Effects,
+        faults: Faults,
     ) -> None:
         """`service_listener`: where the service is, already bound, since the program was evaluated with its address."""
         self.program = program
@@ -140,6 +99,8 @@ class Cloud:
         self.ports = ports
         self._service_listener = service_listener
         self._clock = clock
+        self.effects = effects
+        self._faults = faults
         self._runners: list[web.AppRunner] = []
 
     async def __aenter__(self) -> Self:
@@ -160,27 +121,46 @@ class Cloud:
         self.tasks = CloudTasks(self.store, self._clock, identity.accounts.__contains__)
         for queue in self.program.queues:
             self.tasks.declare_queue(queue)
+        for path in self.tasks.undeclared():
+            log.warning("The program no longer declares %s; its tasks stay in the state folder, and are not sent", path)
         self._server.add_generic_rpc_handlers([grpc_handler(self.tasks)])
         self.ports = Ports(grpc_port, rest_port, service_port)
+        self._handlers_door = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._handlers_door.add_generic_rpc_handlers([grpc_handler(self.tasks, self.program.handler_may, self._faults)])
+        handlers_port = self._handlers_door.add_insecure_port("127.0.0.1:0")
+        addresses = await self.effects.start()
         service = self.program.service
         self._instances = Instances(
             HANDLER_COMMAND,
             self.program.context,
-            {**service.environment, "K_SERVICE": service.name, "K_REVISION": f"{service.name}-local"},
+            {
+                **service.environment,
+                **{name: value for name, value in addresses.items() if name in service.environment},
+                "K_SERVICE": service.name,
+                "K_REVISION": f"{service.name}-local",
+                "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{handlers_port}",
+            },
             max_instances=service.max_instances,
             concurrency=service.concurrency,
         )
         self._front_door = FrontDoor(service, service_url, identity, self._instances)
         rest = web.Application(client_max_size=MAX_REQUEST_BYTES)
         rest.add_routes([*identity.routes(), *rest_routes(self.tasks)])
+        self._dispatcher = Dispatcher(self.tasks, identity, self._clock, self._faults, self._instances.kill_one)
         await self._serve(rest, rest_listener)
-        await self._serve(self._front_door.application(), self._service_listener)
+        await self._serve(self._front_door.application(), self._service_listener, auto_decompress=False)
         await self._server.start()
-        self._dispatcher = Dispatcher(self.tasks, identity, self._clock)
+        await self._handlers_door.start()
         return self
 
-    async def _serve(self, application: web.Application, listener: socket.socket) -> None:
-        runner = web.AppRunner(application, access_log=None)
+    def kill(self) -> None:
+        """End the handlers at once, for a caller that ends at once too."""
+        self._instances.kill_all()
+
+    async def _serve(
+        self, application: web.Application, listener: socket.socket, *, auto_decompress: bool = True
+    ) -> None:
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, auto_decompress=auto_decompress)
         await runner.setup()
         await web.SockSite(runner, listener).start()
         self._runners.append(runner)
@@ -192,9 +172,37 @@ class Cloud:
         await self._server.stop(grace=1)
         await self._dispatcher.stop()
         await self._instances.stop()
+        await self._handlers_door.stop(grace=0)
+        await self.effects.stop()
         await self._front_door.close()
         for runner in self._runners:
             await runner.cleanup()
+
+    async def commit(self, orders: Iterable[str]) -> None:
+        """Put orders into the handler's database, as a web app does before it creates their tasks."""
+        await prepare_database(self.program.context, self.effects.database_url)
+        await asyncio.to_thread(Shop(self.effects.database_url).commit, orders)
+
+    def dead_letters(self) -> list[Message]:
+        """What is in the dead-letter queue."""
+        request = types.ListTasksRequest.pb()(
+            parent=self.program.exports["dead_letter_queue"], response_view=types.Task.View.FULL
+        )
+        found: list[Message] = []
+        while True:
+            page = self.tasks.list_tasks(request)
+            found += page.tasks
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return found
+
+    def effects_done(self) -> dict[str, int]:
+        """How many effects there are of each action; a repetition under the same id is one."""
+        return {
+            "send_confirmation": len({mail["id"] for mail in self.effects.mails()}),
+            "update_inventory": Shop(self.effects.database_url).sold(),
+            "notify_warehouse": len({notification["id"] for notification in self.effects.notifications()}),
+        }
 
     def addresses(self) -> dict[str, str]:
         """What a client needs; the keys are those of `--json` and, where there is one, of the stack's outputs."""
@@ -206,6 +214,7 @@ class Cloud:
             "service_url": exports["service_url"],
             "invoker_email": exports["invoker_email"],
             "queue": exports["queue"],
+            "dead_letter_queue": exports["dead_letter_queue"],
             "issuer": rest,
         }
 
@@ -217,6 +226,7 @@ class Cloud:
             "ORDER_TASKS_QUEUE": at["queue"],
             "ORDER_TASKS_SERVICE_URL": at["service_url"],
             "ORDER_TASKS_INVOKER_EMAIL": at["invoker_email"],
+            "ORDER_TASKS_DEAD_LETTER_QUEUE": at["dead_letter_queue"],
         }
 
     def describe(self) -> str:

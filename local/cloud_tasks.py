@@ -5,35 +5,30 @@ when it returns. Knows nothing of gRPC, REST or HTTP dispatch: those are api.py 
 """
 
 import bisect
-import dataclasses
-import datetime
+import contextlib
 import enum
+import logging
 import re
 import secrets
 import sqlite3
 from collections.abc import Callable
-from typing import Any
 
 from google.cloud.tasks_v2 import types
 from google.protobuf import empty_pb2
-from google.rpc import code_pb2
 
+from local.attempt import Attempt, attempt, note_answer
+from local.messages import CallError, Message, QueueMessage, TaskMessage, microseconds
 from local.queue import Queue, RateLimits, RetryConfig
 from local.store import Store, StoredTask
+from local.task import new_task, view
 
-Message = Any
-"""A message of google.cloud.tasks.v2 in its plain protobuf form: proto-plus costs more than most calls."""
+log = logging.getLogger("local.cloud_tasks")
 
-TaskMessage: Message = types.Task.pb()
-QueueMessage: Message = types.Queue.pb()
 ListQueuesResponse: Message = types.ListQueuesResponse.pb()
 ListTasksResponse: Message = types.ListTasksResponse.pb()
 
 NAME_BLOCKED_SECONDS = 24 * 3600
 """How long the name of an ended task stays blocked; the service promises 1 to 24 hours."""
-MAX_TASK_BYTES = 1024 * 1024
-MAX_SCHEDULE_AHEAD_SECONDS = 30 * 24 * 3600
-DEFAULT_DEADLINE, MIN_DEADLINE, MAX_DEADLINE = (datetime.timedelta(seconds=s) for s in (600, 15, 1800))
 MAX_PAGE_QUEUES, MAX_PAGE_TASKS = 9800, 1000
 """The service's largest pages, which are its default ones too."""
 
@@ -57,30 +52,6 @@ TASK_NAME_INVALID = (
 
 _QUEUE_PATH = re.compile(r"projects/[^/]+/locations/[^/]+/queues/[A-Za-z0-9-]{1,100}")
 _TASK_PATH = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks/([A-Za-z0-9_-]{1,500})")
-_REPLACED_HEADER = re.compile(r"(?i)host|content-length|user-agent|x-google-.*|x-appengine-.*|x-cloudtasks-.*")
-_BODY_METHODS = ("POST", "PUT", "PATCH")
-_STATUS_CODES = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    409: "ABORTED",
-    429: "RESOURCE_EXHAUSTED",
-    499: "CANCELLED",
-    500: "INTERNAL",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
-
-
-class CallError(Exception):
-    """The answer to a call that failed: a canonical code by name, and its text."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 class Event(enum.Enum):
@@ -93,31 +64,11 @@ class Event(enum.Enum):
     """Deleted after its last attempt."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Attempt:
-    """One dispatch of a task, as it is to leave."""
-
-    queue: str
-    task: str
-    number: int
-    """1 for the first."""
-    method: str
-    url: str
-    headers: dict[str, str]
-    body: bytes
-    account: str
-    """E-mail to sign in as; empty for none."""
-    audience: str
-    deadline: float
-    """Seconds."""
-
-
 class CloudTasks:
     """The service: queues and tasks in a store."""
 
     def __init__(self, store: Store, clock: Callable[[], float], account_exists: Callable[[str], bool]) -> None:
-        """`clock`: seconds since the epoch. Picks up what the store has: an attempt that was under way when the process
-        ended counts as failed."""
+        """`clock`: seconds since the epoch. A queue that the store has comes back when it is declared again."""
         self._store = store
         self._clock = clock
         self._account_exists = account_exists
@@ -128,38 +79,36 @@ class CloudTasks:
         """Called with an attempt to send at once."""
         self.on_schedule: Callable[[str], None] = lambda queue: None
         """Called with a queue's path when it may have something to dispatch."""
-        for content in store.queues():
-            self._restore(QueueMessage.FromString(content))
+        store.forget_names(clock())
+        self._stored = {message.name: message for message in map(QueueMessage.FromString, store.queues())}
 
-    def _restore(self, message: Message) -> None:
-        queue = Queue(_rate_limits(message), self._clock(), rested=False)
-        queue.paused = message.state == types.Queue.State.PAUSED
-        self._queues[message.name] = message, queue
+    # Queues
+
+    def declare_queue(self, declared: Message) -> None:
+        """Have a queue of the program: new, or with these figures and the tasks and the state that the store has.
+
+        An attempt that was under way when the process ended counts as failed."""
+        path = declared.name
+        stored = self._stored.pop(path, None)
+        limits = _rate_limits(declared)
+        declared.rate_limits.max_burst_size = limits.max_burst_size
+        declared.state = (stored or declared).state or types.Queue.State.RUNNING
+        queue = Queue(limits, self._clock(), rested=stored is None)
+        self._put_queue(declared, queue)
         interrupted = []
-        for task, due, in_flight in self._store.schedule(message.name):
+        for task, due, in_flight in self._store.schedule(path):
             if in_flight:
                 interrupted.append(task)
             else:
                 queue.add(task, due)
         for task in interrupted:
-            stored = self._store.task(message.name, task)
-            assert stored is not None
-            self._fail(message.name, stored, TaskMessage.FromString(stored.message), INTERRUPTED_STATUS)
+            found = self._store.task(path, task)
+            assert found is not None
+            self._fail(path, found, TaskMessage.FromString(found.message), INTERRUPTED_STATUS)
 
-    # Queues
-
-    def declare_queue(self, declared: Message) -> None:
-        """Have a queue of the program: new, or with its figures changed and its tasks and state kept."""
-        limits = _rate_limits(declared)
-        declared.rate_limits.max_burst_size = limits.max_burst_size
-        if declared.name in self._queues:
-            message, queue = self._queues[declared.name]
-            declared.state = message.state
-            queue.limits = limits
-        else:
-            declared.state = types.Queue.State.RUNNING
-            queue = Queue(limits, self._clock(), rested=True)
-        self._put_queue(declared, queue)
+    def undeclared(self) -> list[str]:
+        """The paths of queues that the store has and nobody declared; they do not exist here."""
+        return sorted(self._stored)
 
     def paths(self) -> list[str]:
         """The paths of all queues."""
@@ -190,7 +139,7 @@ class CloudTasks:
     def purge_queue(self, request: Message) -> Message:
         message, queue = self._queue(request.name)
         now = self._clock()
-        message.purge_time.FromMicroseconds(_microseconds(now))
+        message.purge_time.FromMicroseconds(microseconds(now))
         self._store.end_all_tasks(message.name, now + NAME_BLOCKED_SECONDS)
         queue.clear()
         self._put_queue(message, queue)
@@ -234,7 +183,7 @@ class CloudTasks:
         else:
             task_id = str(secrets.randbelow(9 * 10**18) + 10**18)
         now = self._clock()
-        stored_task = self._new_task(task, f"{path}/tasks/{task_id}", now)
+        stored_task = new_task(task, f"{path}/tasks/{task_id}", now, self._account_exists)
         due = stored_task.schedule_time.ToMicroseconds() / 1e6
         if self._store.name_blocked(path, task_id, now):
             raise CallError("ALREADY_EXISTS", NAME_BLOCKED)
@@ -243,62 +192,19 @@ class CloudTasks:
         except sqlite3.IntegrityError:
             raise CallError("ALREADY_EXISTS", "Requested entity already exists") from None
         queue.add(task_id, due)
-        self.on_event(Event.CREATED, stored_task)
         self.on_schedule(path)
-        return _view(stored_task, request.response_view)
-
-    def _new_task(self, given: Message, name: str, now: float) -> Message:
-        """The task to store, out of the one given; raises where the service refuses it."""
-        if given.HasField("app_engine_http_request"):
-            raise CallError("UNIMPLEMENTED", "App Engine tasks are not served here; create an HTTP task")
-        if given.HasField("retry_config"):
-            raise CallError("UNIMPLEMENTED", "A task's own retry_config is not served here; use the queue's")
-        if not given.HasField("http_request"):
-            raise CallError("INVALID_ARGUMENT", "Task must have a payload: one of http_request.")
-        http = given.http_request
-        if not re.match(r"https?://[^/?#]", http.url):
-            raise CallError("INVALID_ARGUMENT", "HttpRequest.url must start with 'http://' or 'https://'.")
-        method = types.HttpMethod(http.http_method or types.HttpMethod.POST)
-        if http.body and method.name not in _BODY_METHODS:
-            raise CallError("INVALID_ARGUMENT", "HTTP Body is only allowed with methods POST, PUT, PATCH.")
-        if http.HasField("oauth_token"):
-            raise CallError("UNIMPLEMENTED", "OAuth tokens are for Google's own APIs; use an OIDC token")
-        self._check_account(http.oidc_token.service_account_email)
-        task = TaskMessage(name=name)
-        task.http_request.CopyFrom(http)
-        task.http_request.http_method = method
-        headers = {key: value for key, value in http.headers.items() if not _REPLACED_HEADER.fullmatch(key)}
-        task.http_request.headers.clear()
-        task.http_request.headers.update({**headers, "User-Agent": "Google-Cloud-Tasks"})
-        deadline = given.dispatch_deadline.ToTimedelta() if given.HasField("dispatch_deadline") else DEFAULT_DEADLINE
-        if not MIN_DEADLINE <= deadline <= MAX_DEADLINE:
-            raise CallError("INVALID_ARGUMENT", "Task.dispatchDeadline must be between [15s, 30m].")
-        task.dispatch_deadline.FromMilliseconds(deadline // datetime.timedelta(milliseconds=1))
-        due = _microseconds(now)
-        if given.HasField("schedule_time"):
-            due = max(due, given.schedule_time.ToMicroseconds())
-        if due - _microseconds(now) > MAX_SCHEDULE_AHEAD_SECONDS * 10**6:
-            raise CallError("INVALID_ARGUMENT", "Task.scheduleTime must be within 30 days from now.")
-        task.schedule_time.FromMicroseconds(due)
-        task.create_time.FromSeconds(int(now))
-        if task.ByteSize() > MAX_TASK_BYTES:
-            raise CallError("INVALID_ARGUMENT", "Task size too large")
-        return task
-
-    def _check_account(self, email: str) -> None:
-        if email and not self._account_exists(email):
-            text = 'The principal lacks IAM permission "iam.serviceAccounts.actAs" for the resource'
-            raise CallError("PERMISSION_DENIED", f'{text} "{email}" (or the resource may not exist).')
+        self.on_event(Event.CREATED, stored_task)
+        return view(stored_task, request.response_view)
 
     def get_task(self, request: Message) -> Message:
-        return _view(self._task(request.name)[2], request.response_view)
+        return view(self._task(request.name)[2], request.response_view)
 
     def list_tasks(self, request: Message) -> Message:
         self._queue(request.parent)
         size = _page_size(request, MAX_PAGE_TASKS)
         page = self._store.tasks(request.parent, request.page_token, size + 1)
         return ListTasksResponse(
-            tasks=[_view(TaskMessage.FromString(stored.message), request.response_view) for stored in page[:size]],
+            tasks=[view(TaskMessage.FromString(stored.message), request.response_view) for stored in page[:size]],
             next_page_token=page[size - 1].id if len(page) > size else "",
         )
 
@@ -309,10 +215,10 @@ class CloudTasks:
 
     def run_task(self, request: Message) -> Message:
         path, stored, message = self._task(request.name)
-        self._queues[path][1].force(stored.id)
         message = self._begin(path, stored, message)
-        self.on_forced(self._attempt(path, stored, message))
-        return _view(message, request.response_view)
+        self._queues[path][1].force(stored.id)
+        self.on_forced(attempt(stored, message, self._queues[path][0]))
+        return view(message, request.response_view)
 
     def _task(self, name: str) -> tuple[str, StoredTask, Message]:
         """The queue's path, the stored task and its message."""
@@ -335,21 +241,26 @@ class CloudTasks:
 
     def start_attempts(self, path: str) -> list[Attempt]:
         """The attempts to send now, each already counted."""
-        taken = self._queues[path][1].take(self._clock())
-        if not taken:
-            return []
+        queue = self._queues[path][1]
+        taken = queue.take(self._clock())
         attempts = []
-        with self._store.transaction():
-            for task_id in taken:
-                stored = self._store.task(path, task_id)
-                assert stored is not None, f"{path}/tasks/{task_id} is scheduled but not stored"
-                message = self._begin(path, stored, TaskMessage.FromString(stored.message))
-                attempts.append(self._attempt(path, stored, message))
+        try:
+            with self._store.transaction() if taken else contextlib.nullcontext():
+                for task_id in taken:
+                    stored = self._store.task(path, task_id)
+                    assert stored is not None, f"{path}/tasks/{task_id} is scheduled but not stored"
+                    message = self._begin(path, stored, TaskMessage.FromString(stored.message))
+                    attempts.append(attempt(stored, message, self._queues[path][0]))
+        except BaseException:
+            for task_id in taken:  # nothing was counted, so nothing may leave
+                queue.finish(task_id)
+                queue.add(task_id, self._clock())
+            raise
         return attempts
 
     def _begin(self, path: str, stored: StoredTask, message: Message) -> Message:
         """Count an attempt before its request leaves: an attempt that nobody counted could go on for ever."""
-        now = _microseconds(self._clock())
+        now = microseconds(self._clock())
         message.dispatch_count += 1
         if message.dispatch_count == 1:
             message.first_attempt.dispatch_time.FromMicroseconds(now)
@@ -361,80 +272,51 @@ class CloudTasks:
         self._store.update_task(path, stored)
         return message
 
-    def _attempt(self, path: str, stored: StoredTask, message: Message) -> Attempt:
-        http = message.http_request
-        headers = {
-            **http.headers,
-            "X-CloudTasks-QueueName": path.rpartition("/")[2],
-            "X-CloudTasks-TaskName": stored.id,
-            "X-CloudTasks-TaskRetryCount": str(message.dispatch_count - 1),
-            "X-CloudTasks-TaskExecutionCount": str(stored.executions),
-            "X-CloudTasks-TaskETA": f"{stored.due:.6f}".rstrip("0").rstrip("."),
-        }
-        if stored.previous_status:
-            headers |= {
-                "X-CloudTasks-TaskPreviousResponse": str(stored.previous_status),
-                "X-CloudTasks-TaskRetryReason": "",
-            }
-        return Attempt(
-            queue=path,
-            task=stored.id,
-            number=message.dispatch_count,
-            method=types.HttpMethod(http.http_method).name,
-            url=http.url,
-            headers=headers,
-            body=http.body,
-            account=http.oidc_token.service_account_email,
-            audience=http.oidc_token.audience or http.url,
-            deadline=message.dispatch_deadline.ToMilliseconds() / 1e3,
-        )
-
     def end_attempt(self, attempt: Attempt, status: int) -> None:
         """Take an attempt's HTTP status, 504 for none in time: the task is done, tried again later, or gone."""
         stored = self._store.task(attempt.queue, attempt.task)
-        if stored is None:
-            return  # deleted or purged meanwhile
+        queue = self._queues[attempt.queue][1]
+        if stored is None:  # deleted or purged meanwhile
+            queue.finish(attempt.task)
+            self.on_schedule(attempt.queue)
+            return
         message = TaskMessage.FromString(stored.message)
         if 200 <= status < 300:
             self._end(attempt.queue, attempt.task)
+            queue.finish(attempt.task)
+            self.on_schedule(attempt.queue)
             self.on_event(Event.PROCESSED, message)
         elif attempt.number == message.dispatch_count:  # else a forced run has begun since, and decides
             self._fail(attempt.queue, stored, message, status)
-        self.on_schedule(attempt.queue)
 
     def _fail(self, path: str, stored: StoredTask, message: Message, status: int) -> None:
         declared, queue = self._queues[path]
-        queue.finish(stored.id)
         now = self._clock()
         first = message.first_attempt.dispatch_time.ToMicroseconds() / 1e6
         retry_at = _retry_config(declared).retry_at(message.dispatch_count, first, now)
         if retry_at is None:
             self._end(path, stored.id)
+            queue.finish(stored.id)
+            log.error("Task %s is gone: attempt %d was its last, HTTP %d", message.name, message.dispatch_count, status)
+            self.on_schedule(path)
             self.on_event(Event.GONE, message)
             return
-        code = _STATUS_CODES.get(status) or ("INTERNAL" if status >= 500 else "UNKNOWN")
-        number = code_pb2.Code.Value(code)
-        message.response_count += 1
-        message.last_attempt.response_time.FromMicroseconds(_microseconds(now))
-        message.last_attempt.response_status.code = number
-        message.last_attempt.response_status.message = f"{code}({number}): HTTP status code {status}"
-        message.schedule_time.FromMicroseconds(_microseconds(retry_at))
+        note_answer(message, status, now)
+        message.schedule_time.FromMicroseconds(microseconds(retry_at))
         stored.message = message.SerializeToString()
         stored.due = retry_at
         stored.in_flight = False
         stored.executions += status < 500
         stored.previous_status = status
         self._store.update_task(path, stored)
+        queue.finish(stored.id)
         queue.add(stored.id, retry_at)
+        self.on_schedule(path)
         self.on_event(Event.RETRIED, message)
 
     def _end(self, path: str, task_id: str) -> None:
         self._store.end_task(path, task_id, self._clock() + NAME_BLOCKED_SECONDS)
         self._queues[path][1].remove(task_id)
-
-
-def _microseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000)
 
 
 def _rate_limits(queue: Message) -> RateLimits:
@@ -458,15 +340,6 @@ def _retry_config(queue: Message) -> RetryConfig:
 
 
 def _page_size(request: Message, largest: int) -> int:
+    if request.page_size < 0:
+        raise CallError("INVALID_ARGUMENT", "The page size must not be negative.")
     return min(request.page_size or largest, largest)
-
-
-def _view(task: Message, view: int) -> Message:
-    """The task as a response shows it: the body only in the FULL view."""
-    full = view == types.Task.View.FULL
-    shown = TaskMessage()
-    shown.CopyFrom(task)
-    shown.view = types.Task.View.FULL if full else types.Task.View.BASIC
-    if not full:
-        shown.http_request.ClearField("body")
-    return shown

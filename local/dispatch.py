@@ -6,27 +6,42 @@ One timer a queue, set to the moment at which it next has something to send.
 import asyncio
 import logging
 import re
+import sqlite3
 from collections.abc import Callable
 
 import aiohttp
 from yarl import URL
 
-from local.cloud_tasks import Attempt, CloudTasks
+from local.attempt import Attempt
+from local.cloud_tasks import CloudTasks
+from local.faults import Faults
 from local.identity import Identity
 
 log = logging.getLogger("local.dispatch")
 
 _ENCODED = re.compile(r"[!-~]*")
 """A URL that leaves as it is; any other is percent-encoded."""
+_DISK_PAUSE = 1.0
+"""Seconds before the next try to write."""
 
 
 class Dispatcher:
     """The sender of all queues."""
 
-    def __init__(self, cloud_tasks: CloudTasks, identity: Identity, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cloud_tasks: CloudTasks,
+        identity: Identity,
+        clock: Callable[[], float],
+        faults: Faults,
+        kill_handler: Callable[[], None],
+    ) -> None:
+        """`kill_handler`: what the fault of that name does."""
         self._cloud_tasks = cloud_tasks
         self._identity = identity
         self._clock = clock
+        self._faults = faults
+        self._kill_handler = kill_handler
         self._loop = asyncio.get_running_loop()
         self._stopped = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -62,7 +77,13 @@ class Dispatcher:
             self._timers[path] = self._loop.call_later(delay, self._send_due, path)
 
     def _send_due(self, path: str) -> None:
-        for attempt in self._cloud_tasks.start_attempts(path):
+        try:
+            attempts = self._cloud_tasks.start_attempts(path)
+        except sqlite3.Error as error:
+            log.error("The state folder cannot be written: %s; nothing is sent until it can, free some space", error)
+            self._set_timer(path, _DISK_PAUSE)
+            return
+        for attempt in attempts:
             self._send(attempt)
         at = self._cloud_tasks.next_dispatch(path)
         if at is not None:
@@ -76,11 +97,28 @@ class Dispatcher:
         task.add_done_callback(self._under_way.discard)
 
     async def _deliver(self, attempt: Attempt) -> None:
-        status, reason = await self._request(attempt)
+        match self._faults.draw("dispatch"):
+            case "connection refused":
+                status, reason = 503, ": connection refused"
+            case "answer lost":
+                await self._request(attempt)
+                status, reason = 503, ": the answer was lost"
+            case "delivered twice":
+                (status, reason), _ = await asyncio.gather(self._request(attempt), self._request(attempt))
+            case "handler killed":
+                self._loop.call_later(self._faults.moment(0.05), self._kill_handler)
+                status, reason = await self._request(attempt)
+            case _:
+                status, reason = await self._request(attempt)
         if not 200 <= status < 300:
             name = f"{attempt.queue.rpartition('/')[2]}/{attempt.task}"
             log.warning("Attempt %d of task %s: HTTP %d%s", attempt.number, name, status, reason)
-        self._cloud_tasks.end_attempt(attempt, status)
+        while True:
+            try:
+                return self._cloud_tasks.end_attempt(attempt, status)
+            except sqlite3.Error as error:
+                log.error("The state folder cannot be written: %s; the answer to %s waits", error, attempt.task)
+                await asyncio.sleep(_DISK_PAUSE)
 
     async def _request(self, attempt: Attempt) -> tuple[int, str]:
         """The status, and in words what there was instead of an answer."""
@@ -104,5 +142,5 @@ class Dispatcher:
                 return response.status, ""
         except TimeoutError:
             return 504, f": no answer within {attempt.deadline:g} s"
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: what cannot be sent at all
             return 503, f": {error}"

@@ -118,7 +118,7 @@ class FrontDoor:
         headers["X-Forwarded-Proto"] = "https"
         async with self._session.request(
             request.method,
-            URL(instance + request.raw_path, encoded=True),
+            URL(instance + request.rel_url.raw_path_qs, encoded=True),
             data=body or None,
             headers=headers,
             allow_redirects=False,

@@ -82,7 +82,7 @@ class Identity:
                 issuer=self.issuer,
                 options={"require": ["exp", "iat", "email"], "verify_exp": False, "verify_iat": False},
             )
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, ValueError) as error:  # ValueError: no token at all
             raise InvalidTokenError(str(error)) from None
         return claims
 

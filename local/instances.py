@@ -14,9 +14,10 @@ import os
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+
+from local.lines import lines
 
 log = logging.getLogger("local.instances")
 handler_log = logging.getLogger("handler")
@@ -42,7 +43,8 @@ class Instance:
 
     port: int
     busy: int = 0
-    started: "asyncio.Task[asyncio.subprocess.Process] | None" = None
+    started: "asyncio.Task[None] | None" = None
+    process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
@@ -68,10 +70,13 @@ class Instances:
         self._concurrency = concurrency
         self._instances: list[Instance] = []
         self._watchers: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[str]:
         """The address of an instance that has room for one more request; raises NoInstanceError."""
+        if self._stopped:
+            raise NoInstanceError(503, "the local cloud is ending")
         instance = next((i for i in self._instances if i.busy < self._concurrency), None)
         if instance is None:
             if len(self._instances) >= self._max_instances:
@@ -87,16 +92,20 @@ class Instances:
         finally:
             instance.busy -= 1
 
-    async def _start(self, instance: Instance) -> asyncio.subprocess.Process:
+    async def _start(self, instance: Instance) -> None:
         try:
-            return await self._started(instance)
+            await self._started(instance)
         except BaseException:
-            self._instances.remove(instance)
+            self._discard(instance)
             raise
 
-    async def _started(self, instance: Instance) -> asyncio.subprocess.Process:
+    def _discard(self, instance: Instance) -> None:
+        if instance in self._instances:
+            self._instances.remove(instance)
+
+    async def _started(self, instance: Instance) -> None:
         try:
-            process = await asyncio.create_subprocess_exec(
+            instance.process = process = await asyncio.create_subprocess_exec(
                 *self._command,
                 cwd=self._folder,
                 env={**self._environment, "HOST": "127.0.0.1", "PORT": str(instance.port)},
@@ -125,30 +134,48 @@ class Instances:
                 await asyncio.sleep(0.02)
             else:
                 writer.close()
-                return process
+                return
         await _stop(process)
         raise NoInstanceError(503, f"the handler did not listen on PORT {instance.port} within {STARTUP_SECONDS} s")
 
     async def _watch(self, instance: Instance, process: asyncio.subprocess.Process) -> None:
         """Pass the output on; when it ends, so has the instance."""
         assert process.stdout is not None
-        last: deque[str] = deque(maxlen=1)
-        async for line in process.stdout:
-            last.append(line.decode(errors="replace").rstrip())
-            _relay(last[0])
+        last = "none"
+        async for line in lines(process.stdout):
+            last = line
+            _relay(line)
         code = await process.wait()
-        ready = instance.started is not None and instance.started.done()
-        if ready and instance in self._instances:
-            self._instances.remove(instance)
+        if instance.started is not None and instance.started.done():
+            self._discard(instance)
         if code not in (0, -signal.SIGTERM):
-            log.error("A handler process ended with exit code %d; its last words: %s", code, *last or ["none"])
+            log.error("A handler process ended with exit code %d; its last words: %s", code, last)
+
+    def kill_one(self) -> None:
+        """kill -9 the instance that has the most to do."""
+        running = [instance for instance in self._instances if instance.process]
+        if running:
+            _kill(max(running, key=lambda instance: instance.busy))
+
+    def kill_all(self) -> None:
+        """kill -9 every instance."""
+        for instance in self._instances:
+            _kill(instance)
 
     async def stop(self) -> None:
         """End every instance: SIGTERM, and SIGKILL for what is still there after ten seconds."""
-        instances, self._instances = self._instances, []
-        started = await asyncio.gather(*(i.started for i in instances if i.started), return_exceptions=True)
-        await asyncio.gather(*(_stop(process) for process in started if not isinstance(process, BaseException)))
+        self._stopped = True
+        for instance in self._instances:
+            if instance.started:
+                instance.started.cancel()
+        await asyncio.gather(*(_stop(i.process) for i in list(self._instances) if i.process))
         await asyncio.gather(*self._watchers)
+
+
+def _kill(instance: Instance) -> None:
+    if instance.process:
+        with contextlib.suppress(ProcessLookupError):
+            instance.process.kill()
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -27,6 +27,8 @@ from pulumi.runtime.settings import SETTINGS, get_root_resource
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = "cloud-run-tasks"
+"""The Pulumi project's name, and so the namespace of its settings."""
 SERVICE_URL = "https://task-handler.example"
 """The address of the Cloud Run service where the caller names none."""
 
@@ -42,7 +44,7 @@ class Resource:
     parent: str
     """URN."""
     inputs: Mapping[str, Any]
-    """camelCase keys; numbers are floats; what is unknown is a pulumi.output.Unknown."""
+    """camelCase keys; numbers are floats; secrets in plain text; what is unknown is a pulumi.output.Unknown."""
     id: str
     """As the server gives it; empty in a preview."""
     outputs: Mapping[str, Any]
@@ -80,7 +82,7 @@ def stack_configuration(stack: str, root: Path = ROOT) -> dict[str, str]:
     except FileNotFoundError:
         stacks = sorted(path.name.split(".")[1] for path in root.glob("Pulumi.*.yaml"))
         raise ProgramError(f"no stack {stack!r}: {file} does not exist; stacks here: {', '.join(stacks)}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProgramError(f"{file} is not YAML: {error}") from None
     config = (content.get("config") or {}) if isinstance(content, dict) else content or {}
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
@@ -104,27 +106,33 @@ def evaluate(
     *,
     stack: str = "dev",
     config: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | None = None,
     preview: bool = False,
     service_url: str = SERVICE_URL,
 ) -> Evaluation:
-    """Run the program as `stack` with `config` (default: the stack's file) and return what it declared.
+    """Run the program as `stack` with `config` (default: the stack's file) and `secrets`, the keys and texts that were
+    set with --secret; return what it declared.
 
     `preview` leaves unknown what only servers compute, as in the first preview. Raises what the program raises."""
     configuration = stack_configuration(stack) if config is None else dict(config)
     context = contextvars.Context()  # mocks keep the root stack in the context: exports would leak into the next run
-    return context.run(_evaluate, program, stack, configuration, preview, service_url)
+    return context.run(_evaluate, program, stack, configuration, dict(secrets or {}), preview, service_url)
 
 
 def _evaluate(
-    program: Callable[[], object] | Path, stack: str, config: dict[str, str], preview: bool, service_url: str
+    program: Callable[[], object] | Path,
+    stack: str,
+    config: dict[str, str],
+    secrets: dict[str, str],
+    preview: bool,
+    service_url: str,
 ) -> Evaluation:
     with _registering_thread() as thread, asyncio.Runner() as runner:
         runner.get_loop().set_default_executor(thread)
         SETTINGS.outputs = set()  # one for the whole process: what a failed run left pending would hang the next one
-        project = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["name"]
         recorder = _Recorder(preview, service_url)
-        pulumi.runtime.set_all_config(config)
-        pulumi.runtime.set_mocks(recorder.mocks, project, stack, preview, logging.getLogger("pulumi"), recorder)
+        pulumi.runtime.set_all_config({**config, **secrets}, list(secrets))
+        pulumi.runtime.set_mocks(recorder.mocks, PROJECT, stack, preview, logging.getLogger("pulumi"), recorder)
 
         async def run() -> None:
             if isinstance(program, Path):
@@ -184,13 +192,21 @@ class _Recorder(mocks.MockMonitor):
                 type=request.type,
                 name=request.name,
                 parent=request.parent,
-                inputs=rpc.deserialize_properties(request.object),
+                inputs=_plain(rpc.deserialize_properties(request.object)),
                 id=self.resources[urn].id or "",
-                outputs=self.resources[urn].state,
+                outputs=_plain(self.resources[urn].state),
                 depends_on=frozenset(request.dependencies),
                 options=request,
             )
         return response
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any property value
+    """The value with its secrets unwrapped, at any depth."""
+    value = rpc.unwrap_rpc_secret(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 class _Servers(mocks.Mocks):
@@ -214,6 +230,10 @@ class _Servers(mocks.Mocks):
                 email = f"{given['accountId']}@{given['project']}.iam.gserviceaccount.com"
                 path = f"projects/{given['project']}/serviceAccounts/{email}"
                 return path, {**given, "email": email, "member": f"serviceAccount:{email}", "name": path}
+            case "gcp:secretmanager/secret:Secret":
+                return f"projects/{given['project']}/secrets/{given['secretId']}", given
+            case "gcp:secretmanager/secretVersion:SecretVersion":
+                return f"{given['secret']}/versions/1", {**given, "version": "1"}
             case "docker:index/image:Image":
                 repository = given["imageName"].rpartition(":")[0]
                 digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()

@@ -72,20 +72,21 @@ class Queue:
 
     def add(self, task: str, due: float) -> None:
         """Schedule a task; one that waits already gets the new time."""
+        if len(self._heap) > 2 * len(self._waiting) + 64:  # mostly entries of tasks that were removed
+            self._heap = [(*entry, task) for task, entry in self._waiting.items()]
+            heapq.heapify(self._heap)
         entry = (due, next(self._order))
         self._waiting[task] = entry
         heapq.heappush(self._heap, (*entry, task))
 
     def remove(self, task: str) -> None:
-        """Forget a task, wherever it is."""
+        """Forget a waiting task. One in flight keeps its place until `finish`: its request is still out."""
         self._waiting.pop(task, None)
-        self._in_flight.discard(task)
 
     def clear(self) -> None:
-        """Forget every task."""
+        """Forget every waiting task."""
         self._waiting.clear()
         self._heap.clear()
-        self._in_flight.clear()
 
     def take(self, now: float) -> list[str]:
         """The tasks to dispatch now; they count as in flight until `finish`."""
@@ -108,16 +109,11 @@ class Queue:
         slack = (self.limits.max_burst_size - 1) / self.limits.max_dispatches_per_second
         return max(self._heap[0][0], self._full_at - slack)
 
-    def force(self, task: str) -> bool:
-        """Put a waiting task in flight past rate, concurrency and pause; False when it is not waiting."""
-        if self._waiting.pop(task, None) is None:
-            return False
+    def force(self, task: str) -> None:
+        """Put a task in flight past rate, concurrency and pause."""
+        self._waiting.pop(task, None)
         self._in_flight.add(task)
-        return True
 
-    def finish(self, task: str) -> bool:
-        """End a dispatch; False when the task was removed meanwhile."""
-        if task not in self._in_flight:
-            return False
-        self._in_flight.remove(task)
-        return True
+    def finish(self, task: str) -> None:
+        """End a dispatch."""
+        self._in_flight.discard(task)

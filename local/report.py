@@ -3,21 +3,23 @@
 import collections
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from local.cloud_tasks import CloudTasks, Event, Message
-
-COLUMNS = (Event.CREATED, Event.PROCESSED, Event.RETRIED, Event.GONE)
+from local.cloud_tasks import CloudTasks, Event
+from local.messages import Message
 
 
 class Report:
-    """Counts of what happened to tasks since the start."""
+    """Counts of what happened to the tasks of one queue since the start."""
 
-    def __init__(self, cloud_tasks: CloudTasks, console: Console, clock: Callable[[], float]) -> None:
+    def __init__(self, cloud_tasks: CloudTasks, queue: str, console: Console, clock: Callable[[], float]) -> None:
+        self._prefix = f"{queue}/tasks/"
         self._console = console
         self._clock = clock
         self._first = self._last = 0.0
@@ -26,6 +28,8 @@ class Report:
         cloud_tasks.on_event = self._count
 
     def _count(self, event: Event, task: Message) -> None:
+        if not task.name.startswith(self._prefix):
+            return
         self._last = self._clock()
         self._first = self._first or self._last
         self._counts[_action(task)][event] += 1
@@ -63,17 +67,31 @@ class Report:
             finally:
                 self._changed = lambda: None
 
-    def table(self) -> Table:
-        """The counts, a row an action and one for all."""
+    def table(self, dead_letters: Iterable[Message], effects: Mapping[str, int]) -> Table:
+        """The counts, a row an action and one for all. `effects`: how many there are of each action."""
+        dead = collections.Counter(map(_action, dead_letters))
         settled = self.total(Event.PROCESSED) + self.total(Event.GONE)
-        table = Table(title="Tasks by action", caption=f"{settled} settled in {self._last - self._first:.1f} s")
-        table.add_column("action")
-        for event in COLUMNS:
-            table.add_column(event.value, justify="right")
-        for action, counts in sorted(self._counts.items()):
-            table.add_row(action, *(str(counts[event]) for event in COLUMNS))
+        caption = f"{settled} settled in {self._last - self._first:.1f} s"
+        table = Table(title="Tasks by action", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("action", no_wrap=True)
+        for column in ("created", "processed", "effects", "retried", "dead\nletters", "gone"):
+            table.add_column(column, justify="right")
+        rows = [
+            (
+                action,
+                counts[Event.CREATED],
+                counts[Event.PROCESSED] - dead[action],
+                effects.get(action, 0),
+                counts[Event.RETRIED],
+                dead[action],
+                counts[Event.GONE],
+            )
+            for action, counts in sorted(self._counts.items())
+        ]
+        for action, *counts in rows:
+            table.add_row(Text(action), *map(str, counts))
         table.add_section()
-        table.add_row("all", *(str(self.total(event)) for event in COLUMNS))
+        table.add_row("all", *(str(sum(column)) for column in list(zip(*rows, strict=True))[1:]))
         return table
 
 
@@ -81,5 +99,5 @@ def _action(task: Message) -> str:
     """The order's action, as far as the body tells one."""
     try:
         return str(json.loads(task.http_request.body)["action"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return "(other)"

@@ -132,6 +132,10 @@ class Store:
             )
             self._db.execute("DELETE FROM tasks WHERE queue = ?", (queue,))
 
+    def forget_names(self, now: float) -> None:
+        """Drop the names that are no longer blocked."""
+        self._db.execute("DELETE FROM blocked_names WHERE until <= ?", (now,))
+
     def name_blocked(self, queue: str, task: str, now: float) -> bool:
         row = self._db.execute("SELECT until FROM blocked_names WHERE queue = ? AND id = ?", (queue, task)).fetchone()
         return row is not None and bool(row[0] > now)

@@ -117,7 +117,7 @@ def up(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 def copy_of_checkout(folder: Path) -> Path:
     """The program and the local cloud in a folder where a test may change them; the handler's environment is shared."""
-    for name in ("__main__.py", "settings.py", "Pulumi.yaml", "Pulumi.dev.yaml"):
+    for name in ("__main__.py", "settings.py", "Pulumi.yaml", "Pulumi.dev.yaml", "Pulumi.prod.yaml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("components", "local"):
         shutil.copytree(ROOT / name, folder / name)

@@ -1,3 +1,4 @@
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,9 @@ import pytest
 from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
 
-from local.cloud_tasks import NAME_BLOCKED_SECONDS, Attempt, CallError, CloudTasks, Event, Message, QueueMessage
+from local.attempt import Attempt
+from local.cloud_tasks import NAME_BLOCKED_SECONDS, CloudTasks, Event
+from local.messages import CallError, Message, QueueMessage
 from local.store import Store
 
 QUEUE = "projects/shop/locations/us-central1/queues/cloud-run-tasks"
@@ -30,7 +33,8 @@ class Service:
         self._file = file
         self.open()
 
-    def open(self) -> None:
+    def open(self, **figures: Any) -> None:  # noqa: ANN401 - any field of a queue
+        """`figures`: of the declared queue, over the design's."""
         self.store = Store(self._file)
         self.events: list[Event] = []
         self.forced: list[Attempt] = []
@@ -43,15 +47,16 @@ class Service:
                     "name": QUEUE,
                     "rateLimits": {"maxDispatchesPerSecond": 50, "maxConcurrentDispatches": 20},
                     "retryConfig": {"maxAttempts": 5, "minBackoff": "10s", "maxBackoff": "300s", "maxDoublings": 4},
+                    **figures,
                 },
                 QueueMessage(),
             )
         )
 
-    def reopen(self) -> None:
+    def reopen(self, **figures: Any) -> None:  # noqa: ANN401 - any field of a queue
         """As after the process died: nothing is closed in an orderly way but the file."""
         self.store.close()
-        self.open()
+        self.open(**figures)
 
     def create(self, **task: Any) -> Message:  # noqa: ANN401 - any field of a task
         http = {"url": "https://task-handler.example/process-order", "body": b"{}", **task.pop("http_request", {})}
@@ -120,9 +125,7 @@ def test_every_answer_outside_200_to_299_is_a_failure_4xx_included(service: Serv
 
 
 def test_the_headers_of_each_attempt_are_the_recorded_ones(service: Service) -> None:
-    service.tasks.declare_queue(
-        json_format.ParseDict({"name": QUEUE, "retryConfig": {"maxAttempts": 10, "minBackoff": "0.5s"}}, QueueMessage())
-    )
+    service.reopen(retryConfig={"maxAttempts": 10, "minBackoff": "0.5s"})
     service.create(schedule_time="2027-02-01T00:00:00.250Z", http_request={"headers": {"Content-Type": "a/b"}})
     seen = []
     for status in (503, 404, 429, 500, 302, 200):
@@ -278,6 +281,10 @@ def test_tasks_are_listed_in_pages_of_their_own_queue(service: Service) -> None:
         ({"name": f"{QUEUE}/tasks/a.b"}, "INVALID_ARGUMENT", "Task name must be formatted"),
         ({"name": f"{QUEUE}x/tasks/a"}, "INVALID_ARGUMENT", "must be the same as the queue name"),
         ({"http_request": {"url": "ftp://h"}}, "INVALID_ARGUMENT", "must start with 'http://' or 'https://'"),
+        ({"http_request": {"url": "http://h:99999/"}}, "INVALID_ARGUMENT", "not a valid URL"),
+        ({"http_request": {"url": f"http://{'h' * 70}/"}}, "INVALID_ARGUMENT", "not a valid URL"),
+        ({"http_request": {"headers": {"X-A": "a\nb"}}}, "INVALID_ARGUMENT", "control characters"),
+        ({"http_request": {"http_method": 99}}, "INVALID_ARGUMENT", "httpMethod 99"),
         ({"http_request": {"http_method": "GET"}}, "INVALID_ARGUMENT", "Body is only allowed"),
         ({"http_request": {"body": b"x" * 1024 * 1024}}, "INVALID_ARGUMENT", "size too large"),
         ({"dispatch_deadline": "14s"}, "INVALID_ARGUMENT", "dispatchDeadline must be between [15s, 30m]"),
@@ -304,8 +311,69 @@ def test_a_queue_that_is_not_there_is_said_to_be_missing(service: Service) -> No
 
 def test_changed_figures_apply_to_a_kept_queue(service: Service) -> None:
     service.create()
-    service.tasks.declare_queue(
-        json_format.ParseDict({"name": QUEUE, "retryConfig": {"maxAttempts": 1}}, QueueMessage())
-    )
+    service.reopen(retryConfig={"maxAttempts": 1})
     service.tasks.end_attempt(service.dispatch(), 500)
     assert service.events[-1] is Event.GONE
+
+
+def test_an_attempt_that_a_restart_interrupted_is_judged_by_the_new_figures(service: Service) -> None:
+    service.reopen(retryConfig={"maxAttempts": 1})
+    service.create()
+    service.dispatch()
+    service.reopen(retryConfig={"maxAttempts": 2, "minBackoff": "10s"})
+    assert service.dispatch().number == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.05, 50.0), (500.0, 1.0)])
+def test_after_a_restart_the_bucket_fills_at_the_new_rate(service: Service, before: float, after: float) -> None:
+    service.reopen(rateLimits={"maxDispatchesPerSecond": before})
+    service.create()
+    service.reopen(rateLimits={"maxDispatchesPerSecond": after})
+    assert service.tasks.next_dispatch(QUEUE) == pytest.approx(START + 1 / after, abs=1e-5)
+
+
+def test_a_queue_that_is_no_longer_declared_is_missing_and_keeps_its_tasks(service: Service) -> None:
+    service.create()
+    tasks = CloudTasks(service.store, service.clock, bool)
+    assert tasks.undeclared() == [QUEUE]
+    assert error_of(lambda: tasks.get_queue(types.GetQueueRequest.pb()(name=QUEUE))).code == "NOT_FOUND"
+    assert service.store.open_tasks() == 1
+
+
+def test_a_place_is_free_again_when_the_request_of_a_deleted_task_ends(service: Service) -> None:
+    service.reopen(rateLimits={"maxDispatchesPerSecond": 50, "maxConcurrentDispatches": 1})
+    service.create()
+    first = service.dispatch()
+    service.create(name=f"{QUEUE}/tasks/order-2")
+    service.tasks.delete_task(types.DeleteTaskRequest.pb()(name=TASK))
+    assert service.tasks.next_dispatch(QUEUE) is None
+    woken: list[str] = []
+    service.tasks.on_schedule = woken.append
+    service.tasks.end_attempt(first, 500)
+    assert woken == [QUEUE]
+    assert service.dispatch().task == "order-2"
+
+
+def test_what_cannot_be_counted_is_not_sent_and_not_forgotten(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.create()
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.store, "update_task", full)
+        with pytest.raises(sqlite3.OperationalError):
+            service.tasks.start_attempts(QUEUE)
+        with pytest.raises(sqlite3.OperationalError):
+            service.tasks.run_task(types.RunTaskRequest.pb()(name=TASK))
+    assert service.dispatch().number == 1
+
+
+def test_names_that_are_free_again_are_forgotten_at_the_next_start(service: Service) -> None:
+    service.create()
+    service.tasks.delete_task(types.DeleteTaskRequest.pb()(name=TASK))
+    service.clock.now += NAME_BLOCKED_SECONDS
+    service.reopen()
+    assert not service.store.name_blocked(QUEUE, "order-1", 0)

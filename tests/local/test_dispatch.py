@@ -13,9 +13,11 @@ from aiohttp import web
 from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
 
-from local.cloud_tasks import CloudTasks, QueueMessage
+from local.cloud_tasks import CloudTasks
 from local.dispatch import Dispatcher
+from local.faults import Faults
 from local.identity import Identity, new_key
+from local.messages import QueueMessage
 from local.store import Store
 
 QUEUE = "projects/shop/locations/us-central1/queues/q"
@@ -76,7 +78,7 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
     identity = Identity("http://issuer.example", [INVOKER], KEY, time.time)
     tasks = CloudTasks(store, time.time, lambda _: True)
     tasks.declare_queue(json_format.ParseDict({"name": QUEUE}, QueueMessage()))
-    dispatcher = Dispatcher(tasks, identity, time.time)
+    dispatcher = Dispatcher(tasks, identity, time.time, Faults(None, tmp_path / "faults.jsonl"), lambda: None)
     yield Target(tasks, url, received)
     await dispatcher.stop(grace=0)
     over.set()

@@ -52,8 +52,9 @@ SERVICE = textwrap.dedent(
 class Door:
     """A front door that listens, and a client that has the invoker's token."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, identity: Identity) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, identity: Identity, instances: Instances) -> None:
         self.url = url
+        self.instances = instances
         self._session = session
         self.identity = identity
 
@@ -89,12 +90,12 @@ async def opened(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         door = FrontDoor(service, url, identity, instances)
-        runner = web.AppRunner(door.application())
+        runner = web.AppRunner(door.application(), auto_decompress=False)
         await runner.setup()
         await web.SockSite(runner, listener).start()
         try:
             async with aiohttp.ClientSession() as session:
-                yield Door(url, session, identity)
+                yield Door(url, session, identity, instances)
         finally:
             await instances.stop()
             await door.close()
@@ -168,3 +169,21 @@ async def test_a_request_past_the_timeout_is_answered_504(tmp_path: Path, clock:
         assert (await door.post("/"))[0] == 207
         assert (await door.post("/wait", str(tmp_path / "gate")))[0] == 504
         (tmp_path / "gate").touch()
+
+
+async def test_an_ending_cloud_starts_no_further_instance(tmp_path: Path, clock: list[float]) -> None:
+    async with opened(tmp_path, clock) as door:
+        waiting = asyncio.create_task(door.post("/wait", str(tmp_path / "gate")))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(door.instances.stop(), 15)
+        assert (await waiting)[0] == 503
+        assert (await door.post("/"))[0] == 503
+
+
+async def test_an_instance_that_hangs_at_its_start_does_not_hold_up_the_end(tmp_path: Path, clock: list[float]) -> None:
+    async with opened(tmp_path, clock, script="open('begun', 'w').close(); import time; time.sleep(1000)") as door:
+        waiting = asyncio.create_task(door.post("/"))
+        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - another process's doing
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(door.instances.stop(), 15)
+        waiting.cancel()

@@ -1,0 +1,17 @@
+"""The lines that another process prints, whatever their length."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+
+async def lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Each line without its end; one that is longer than the stream's limit comes in pieces."""
+    while not stream.at_eof():
+        try:
+            line = await stream.readuntil()
+        except asyncio.IncompleteReadError as error:
+            line = error.partial
+        except asyncio.LimitOverrunError as error:
+            line = await stream.readexactly(error.consumed)
+        if line:
+            yield line.decode(errors="replace").rstrip("\n")
