@@ -97,7 +97,7 @@ class ServiceSettings(TypedDict):
         str,
         Rule(
             "task-handler",
-            "Cloud Run service and its image",
+            "Cloud Run service and its image; queued tasks carry its address, so empty the queue before a rename",
             pattern=r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?",
             accepts="1 to 49 lower-case letters, digits and hyphens, first a letter, last no hyphen",
         ),
@@ -115,8 +115,8 @@ class ServiceSettings(TypedDict):
         int,
         Rule(
             300,
-            "Longest request; never longer than Cloud Tasks waits, or a retry overlaps it",
-            1,
+            "Longest request: longer than an effect and its record take, never longer than Cloud Tasks waits",
+            60,
             DISPATCH_DEADLINE_SECONDS,
         ),
     ]
@@ -179,7 +179,12 @@ class InvokerSettings(TypedDict):
     """The invoker's."""
 
     invoker_account: Annotated[
-        str, Rule("cloud-tasks-invoker", "Id of the account that Cloud Tasks signs in as", **_ACCOUNT_ID)
+        str,
+        Rule(
+            "cloud-tasks-invoker",
+            "Id of the account that Cloud Tasks signs in as; queued tasks carry it too",
+            **_ACCOUNT_ID,
+        ),
     ]
     invoker_display_name: Annotated[
         str,
@@ -200,7 +205,7 @@ class Settings:
         str,
         Rule(
             "us-central1",
-            "Region of queue, image and service; tasks never cross regions",
+            "Region of queues, image and service; another one replaces the queues, with the tasks that are in them",
             pattern=r"[a-z]+-[a-z]+[0-9]+",
             accepts="a region such as us-central1",
         ),

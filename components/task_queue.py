@@ -148,5 +148,5 @@ def _override(service_url: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as the service writes them back: `10s`, `0.1s`; another form would show as a change for ever."""
-    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+    """Seconds as the service writes them back: `10s`, `0.100s`; another form would show as a change for ever."""
+    return f"{seconds:.0f}s" if seconds == int(seconds) else f"{seconds:.3f}s"

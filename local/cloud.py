@@ -200,7 +200,7 @@ class Cloud:
         """How many effects there are of each action; a repetition under the same id is one."""
         return {
             "send_confirmation": len({mail["id"] for mail in self.effects.mails()}),
-            "update_inventory": Shop(self.effects.database_url).sold(),
+            "update_inventory": sum(Shop(self.effects.database_url).sold()),
             "notify_warehouse": len({notification["id"] for notification in self.effects.notifications()}),
         }
 

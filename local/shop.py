@@ -1,7 +1,6 @@
 """The web app's side of the database: the orders it commits before it creates their tasks, and what became of stock."""
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Iterable
@@ -9,9 +8,8 @@ from pathlib import Path
 
 import sqlalchemy as sql
 
-STOCK = 1_000_000
-"""Of each item, at first."""
-ITEMS = tuple(f"SKU-{number:02}" for number in range(20))
+STOCK = 10
+"""Pieces of each item at first; each order has an item of its own, so that no error hides another."""
 
 _METADATA = sql.MetaData()
 _ORDERS = sql.Table("orders", _METADATA, sql.Column("order_id", sql.Text))
@@ -34,29 +32,30 @@ class Shop:
         )
 
     def commit(self, orders: Iterable[str]) -> None:
-        """Have these orders, of one piece of one item each, and stock; what is there already stays."""
+        """Have these orders, of one piece of an item each; what is there already stays."""
         with self._engine.begin() as connection:
-            stocked = set(connection.execute(sql.select(_STOCK.c.item)).scalars())
             known = set(connection.execute(sql.select(_ORDERS.c.order_id)).scalars())
-            items = [{"item": item, "quantity": STOCK} for item in ITEMS if item not in stocked]
             new = [order for order in dict.fromkeys(orders) if order not in known]
-            if items:
-                connection.execute(sql.insert(_STOCK), items)
             if new:
+                items = {order: f"SKU-{order}" for order in new}
+                connection.execute(sql.insert(_STOCK), [{"item": item, "quantity": STOCK} for item in items.values()])
                 connection.execute(sql.insert(_ORDERS), [{"order_id": order} for order in new])
-                lines = [{"order_id": order, "item": _item(order), "quantity": 1} for order in new]
+                lines = [{"order_id": order, "item": item, "quantity": 1} for order, item in items.items()]
                 connection.execute(sql.insert(_LINES), lines)
+
+    def is_empty(self) -> bool:
+        """Whether no order was ever committed here."""
+        with self._engine.connect() as connection:
+            return connection.execute(sql.select(_ORDERS.c.order_id).limit(1)).first() is None
 
     def connection(self) -> contextlib.AbstractContextManager[sql.Connection]:
         """A transaction of one's own."""
         return self._engine.begin()
 
-    def sold(self) -> int:
-        """Pieces by which stock is lower than at first."""
+    def sold(self) -> list[int]:
+        """Pieces by which the stock of each item is lower than at first."""
         with self._engine.connect() as connection:
-            return len(ITEMS) * STOCK - int(
-                connection.execute(sql.select(sql.func.sum(_STOCK.c.quantity))).scalar_one()
-            )
+            return [STOCK - quantity for quantity in connection.execute(sql.select(_STOCK.c.quantity)).scalars()]
 
     def disturb(self, seconds: float) -> str:
         """Make the database fail its other users: cut PostgreSQL's connections, or lock SQLite for some seconds."""
@@ -81,7 +80,3 @@ def order_ids(file: Path) -> list[str]:
         except (ValueError, TypeError, KeyError):
             continue
     return [order for order in found if isinstance(order, str)]
-
-
-def _item(order: str) -> str:
-    return ITEMS[hashlib.sha256(order.encode()).digest()[0] % len(ITEMS)]

@@ -127,7 +127,7 @@ REFUSED: dict[str, list[str]] = {
     "repositoryName": ["", "a" * 64, "1-images", "Images", "images-", "my_images", "a/b"],
     "serviceName": ["", "a" * 50, "1-handler", "Handler", "handler-", "my_handler"],
     "memory": ["", "512", "512M", "512mi", "0.5Gi", "127Mi", "4097Mi", "0Gi", "5Gi", " 512Mi"],
-    "handlerTimeoutSeconds": [*WHOLE_NUMBERS, "601", "300s"],
+    "handlerTimeoutSeconds": [*WHOLE_NUMBERS, "59", "601", "300s"],
     "maxInstances": [*WHOLE_NUMBERS, "1001"],
     "containerConcurrency": [*WHOLE_NUMBERS, "1001"],
     "deletionProtection": FLAGS,
@@ -294,7 +294,7 @@ def test_a_refused_value_is_named_with_its_key_and_a_remedy_that_works(key: str,
         ("memory", "128Mi"),
         ("memory", "4096Mi"),
         ("memory", "4Gi"),
-        ("handlerTimeoutSeconds", "1"),
+        ("handlerTimeoutSeconds", "60"),
         ("handlerTimeoutSeconds", "600"),
         ("maxInstances", "1"),
         ("maxInstances", "1000"),
@@ -477,7 +477,7 @@ def test_the_longest_name_of_a_queue_leaves_its_dead_letter_queue_one_that_the_s
 
 def test_the_handler_never_outlasts_the_dispatch_deadline() -> None:
     assert settings.DISPATCH_DEADLINE_SECONDS == 600
-    assert "must be a whole number from 1 to 600;" in finding(handlerTimeoutSeconds="601")
+    assert "must be a whole number from 60 to 600;" in finding(handlerTimeoutSeconds="601")
 
 
 @pytest.mark.parametrize("project", [None, "", "Shop", "shop", "1-shop-project", "shop-project-", "a" * 31, "shop_pro"])

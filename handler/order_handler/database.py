@@ -45,11 +45,12 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
 
     async def prepare(self) -> None:
-        """Creates missing tables; a database that is down is a warning."""
+        """Creates missing tables and deletes old rows; what cannot be done is a warning."""
         try:
             await self.run(lambda _: None)
+            await self.run(tables.delete_old)
         except Exception as error:
-            _logger.warning("No tables yet, the next order tries again: %s", error)
+            _logger.warning("The database is not prepared, the next order tries again: %s", error)
 
     def create_missing(self) -> None:
         """Blocks."""

@@ -18,6 +18,8 @@ from order_handler.database import Database
 from order_handler.errors import AlreadyProcessedError, TransientError
 from order_handler.tables import effects, now
 
+RECORD_SECONDS = 4
+"""How long a record is tried again: a connection that was cut must not make a mail go out twice."""
 CLAIM_SECONDS = 30
 """Longer than an effect and its record may take."""
 
@@ -87,7 +89,20 @@ class Ledger:
                 await self._database.run(lambda connection: release(connection, order_id, action, token))
             raise
         # It happened: no cancelled caller makes that unsaid.
-        await asyncio.shield(self._database.run(lambda connection: record(connection, order_id, action, token)))
+        await asyncio.shield(self._record(order_id, action, token))
+
+    async def _record(self, order_id: str, action: str, token: str) -> None:
+        """Records what happened, and goes on trying while nobody else may do it."""
+        end = asyncio.get_running_loop().time() + RECORD_SECONDS
+        while True:
+            try:
+                await self._database.run(lambda connection: record(connection, order_id, action, token))
+            except TransientError:
+                if asyncio.get_running_loop().time() > end:
+                    raise
+                await asyncio.sleep(0.3)
+            else:
+                return
 
 
 def _insert(connection: Connection) -> postgresql.Insert | sqlite.Insert:

@@ -76,13 +76,19 @@ def _(element: now, compiler: SQLCompiler, **_: object) -> str:
 
 
 def create_missing(connection: Connection) -> None:
-    """Creates the tables that are missing and deletes some rows of the ledger that nobody can ask for any more.
+    """Creates the tables that are missing.
 
     Any number of processes may call it at once: on SQLite the transaction itself holds the others off.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
     metadata.create_all(connection)
+
+
+def delete_old(connection: Connection) -> None:
+    """Deletes some rows of the ledger that nobody can ask for any more."""
+    # asked for first: a clock in the condition would keep PostgreSQL from using the index
+    cutoff = connection.execute(select(now())).scalar_one() - KEPT_SECONDS
     key = tuple_(effects.c.order_id, effects.c.action)
-    old = select(effects.c.order_id, effects.c.action).where(effects.c.claimed_until < now() - KEPT_SECONDS)
+    old = select(effects.c.order_id, effects.c.action).where(effects.c.claimed_until < cutoff)
     connection.execute(delete(effects).where(key.in_(old.limit(_DELETED_AT_ONCE))))

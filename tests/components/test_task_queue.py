@@ -77,7 +77,7 @@ def test_the_queue_waits_for_its_api_and_writes_every_figure(
         "rateLimits": {"maxDispatchesPerSecond": 0.5, "maxConcurrentDispatches": 17.0},
         "retryConfig": {
             "maxAttempts": attempts,
-            "minBackoff": "2.5s",
+            "minBackoff": "2.500s",
             "maxBackoff": "90s",
             "maxDoublings": 3.0,
             "maxRetryDuration": "0s",
@@ -87,7 +87,7 @@ def test_the_queue_waits_for_its_api_and_writes_every_figure(
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.001, "0.001s"), (0.1, "0.1s"), (1.0, "1s"), (10, "10s"), (100_000, "100000s"), (1e16, "10000000000000000s")],
+    [(0.001, "0.001s"), (0.1, "0.100s"), (1.0, "1s"), (10, "10s"), (100_000, "100000s"), (1e16, "10000000000000000s")],
 )
 def test_durations_are_written_as_the_service_writes_them_back(declare: Declare, seconds: float, text: str) -> None:
     declared = declare(lambda: queue(min_backoff_seconds=seconds, max_backoff_seconds=seconds))

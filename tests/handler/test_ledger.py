@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 from order_handler import database as module
@@ -189,6 +190,28 @@ def test_the_deadline_and_the_record_end_before_the_claim() -> None:
     assert deadline.SECONDS + record < CLAIM_SECONDS
 
 
+async def test_a_record_that_is_cut_off_is_tried_again_so_that_nothing_repeats(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = database.run
+    outcomes = iter(["claimed", "cut off", "recorded"])
+    happened = []
+
+    async def cut_off_once(work: Callable[[Connection], object]) -> object:
+        if next(outcomes) == "cut off":
+            raise TransientError("The database is away")
+        return await run(work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "run", cut_off_once)
+        async with Ledger(database).once("o", "a"):
+            happened.append("once")
+    with pytest.raises(AlreadyProcessedError):
+        async with Ledger(database).once("o", "a"):
+            happened.append("again")
+    assert happened == ["once"]
+
+
 async def test_rows_are_kept_for_62_days(url: str, database: Database) -> None:
     def fill(connection: Connection) -> None:
         for days in (61, 63):
@@ -197,6 +220,7 @@ async def test_rows_are_kept_for_62_days(url: str, database: Database) -> None:
 
     await database.run(fill)
     again = Database(url)
+    await again.prepare()
     kept = await again.run(lambda connection: connection.scalars(select(effects.c.order_id)).all())
     again.close()
     assert kept == ["61 days"]

@@ -126,11 +126,11 @@ def test_a_failing_order_is_reserved_before_its_last_attempt_and_can_be_replayed
     pipeline.client.run_task(name=letter.name)
     assert pipeline.answered(short)["status"] == 500
     pipeline.shop.commit(["ORD-4"])
-    before = pipeline.shop.sold()
+    before = sum(pipeline.shop.sold())
     pipeline.client.run_task(name=letter.name)
     assert pipeline.answered(short, 2)["status"] == 200
     wait_for(lambda: pipeline.letter_of("unknown-order") is None, lambda: "the dead letter is still there")
-    assert pipeline.shop.sold() == before + 1
+    assert sum(pipeline.shop.sold()) == before + 1
 
 
 def test_an_order_that_succeeds_at_its_last_attempt_leaves_no_dead_letter(pipeline: Pipeline) -> None:
