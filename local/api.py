@@ -6,7 +6,6 @@ text on both sides.
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,8 +18,6 @@ from google.protobuf import empty_pb2, json_format
 from local.cloud_tasks import CloudTasks
 from local.faults import LATE_SECONDS, Faults
 from local.messages import CallError, Message
-
-log = logging.getLogger("local.api")
 
 _LOCATION = "projects/[^/]+/locations/[^/]+"
 _QUEUE = f"{_LOCATION}/queues/[^/:]+"

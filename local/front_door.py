@@ -86,7 +86,7 @@ class FrontDoor:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             log.warning("403 for service %s: the request has no token", self._service.name)
-            return web.Response(status=403, text="Forbidden: your client has no permission to invoke this service.\n")
+            return _forbidden()
         try:
             email = self._identity.email(token, self._url)
         except InvalidTokenError as error:
@@ -103,7 +103,7 @@ class FrontDoor:
                 self._service.name,
                 email,
             )
-            return web.Response(status=403, text="Forbidden: your client has no permission to invoke this service.\n")
+            return _forbidden()
         return None
 
     async def _forward(self, request: web.Request, body: bytes, instance: str) -> web.Response:
@@ -127,3 +127,7 @@ class FrontDoor:
         ) as response:
             kept = [(key, value) for key, value in response.headers.items() if key.lower() not in _HOP_BY_HOP]
             return web.Response(status=response.status, body=await response.read(), headers=kept)
+
+
+def _forbidden() -> web.Response:
+    return web.Response(status=403, text="Forbidden: your client has no permission to invoke this service.\n")
