@@ -152,6 +152,8 @@ async def test_an_instance_that_dies_over_a_request_costs_503_and_is_replaced(
 ) -> None:
     async with opened(tmp_path, clock) as door:
         assert (await door.post("/die"))[0] == 503
+        while "ended with exit code 3" not in caplog.text:  # noqa: ASYNC110 - until its end was noticed
+            await asyncio.sleep(0.01)
         assert (await door.post("/"))[0] == 207
     assert "ended with exit code 3" in caplog.text
 
