@@ -236,7 +236,7 @@ async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
 
 async def _idle(cloud: Cloud, stop: asyncio.Event) -> None:
     """Wait until no running queue has a task, or for the signal to end."""
-    while not stop.is_set() and cloud.tasks.busy():
+    while not stop.is_set() and cloud.tasks.queues.busy():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 0.05)
 

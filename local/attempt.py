@@ -8,6 +8,7 @@ from google.rpc import code_pb2
 
 from local.messages import Message, microseconds
 from local.store import StoredTask
+from local.task import BODY_METHODS, sent_headers
 
 _STATUS_CODES = {
     400: "INVALID_ARGUMENT",
@@ -41,16 +42,22 @@ class Attempt:
     audience: str
     deadline: float
     """Seconds."""
+    forced: bool = False
+    """By RunTask."""
 
 
-def attempt(stored: StoredTask, message: Message, queue: Message) -> Attempt:
+def attempt(stored: StoredTask, message: Message, queue: Message, *, forced: bool = False) -> Attempt:
     """The next attempt at a stored task, its message and its queue's; already counted."""
     http = message.http_request
     path, target = queue.name, queue.http_target
     url = _overridden(http.url, target.uri_override)
     oidc = target.oidc_token if target.HasField("oidc_token") else http.oidc_token
+    method = types.HttpMethod(target.http_method or http.http_method).name
+    overrides = sent_headers({each.header.key: each.header.value for each in target.header_overrides})
+    replaced = {key.lower() for key in overrides}
     headers = {
-        **http.headers,
+        **{key: value for key, value in http.headers.items() if key.lower() not in replaced},
+        **overrides,
         "X-CloudTasks-QueueName": path.rpartition("/")[2],
         "X-CloudTasks-TaskName": stored.id,
         "X-CloudTasks-TaskRetryCount": str(message.dispatch_count - 1),
@@ -66,13 +73,14 @@ def attempt(stored: StoredTask, message: Message, queue: Message) -> Attempt:
         queue=path,
         task=stored.id,
         number=message.dispatch_count,
-        method=types.HttpMethod(target.http_method or http.http_method).name,
+        method=method,
         url=url,
         headers=headers,
-        body=http.body,
+        body=http.body if method in BODY_METHODS else b"",  # a queue's GET drops it
         account=oidc.service_account_email,
         audience=oidc.audience or url,
         deadline=message.dispatch_deadline.ToMilliseconds() / 1e3,
+        forced=forced,
     )
 
 
@@ -88,20 +96,19 @@ def note_answer(message: Message, status: int, now: float) -> None:
 
 def _overridden(url: str, override: Message) -> str:
     """The URL that a task of the queue is sent to: the queue's parts replace the task's own."""
+    if not override.ByteSize():
+        return url
     parts = urlsplit(url)
     always = override.uri_override_enforce_mode != types.UriOverride.UriOverrideEnforceMode.IF_NOT_EXISTS
     scheme = types.UriOverride.Scheme(override.scheme).name.lower() if override.scheme and always else parts.scheme
     host = override.host if override.host and always else parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
     port = override.port if override.HasField("port") and (always or not parts.port) else parts.port
-    path: str = override.path_override.path
-    query: str = override.query_override.query_params
-    overridden: str = urlunsplit(
-        (
-            scheme,
-            f"{host}:{port}" if port else host,
-            path if override.HasField("path_override") and (always or not parts.path) else parts.path,
-            query if override.HasField("query_override") and (always or not parts.query) else parts.query,
-            "",
-        )
-    )
+    path: str = parts.path
+    query: str = parts.query
+    if override.HasField("path_override") and (always or path in ("", "/")):
+        path = override.path_override.path
+    if override.HasField("query_override") and (always or not query):
+        query = override.query_override.query_params
+    overridden: str = urlunsplit((scheme, f"{host}:{port}" if port else host, path, query, ""))
     return overridden

@@ -13,7 +13,9 @@ import grpc
 from aiohttp import web
 from google.cloud.tasks_v2 import types
 
-from local.api import MAX_REQUEST_BYTES, grpc_handler, rest_routes
+from local import rest
+from local.api import Api
+from local.batches import Batches
 from local.cloud_tasks import CloudTasks
 from local.declared import Declared
 from local.dispatch import Dispatcher
@@ -22,8 +24,9 @@ from local.faults import Faults
 from local.front_door import FrontDoor
 from local.identity import Identity, new_key
 from local.instances import Instances
-from local.messages import Message
+from local.messages import CallError, Message
 from local.program import ProgramError
+from local.rest import MAX_REQUEST_BYTES
 from local.shop import Shop
 from local.store import Store
 
@@ -31,6 +34,7 @@ log = logging.getLogger("local.cloud")
 
 HANDLER_COMMAND = (".venv/bin/python", "-m", "order_handler")
 """What the image runs, in the locked environment of its build context."""
+_GRPC_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Cloud:
         self._runners: list[web.AppRunner] = []
 
     async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=_GRPC_OPTIONS)
         try:
             grpc_port = self._server.add_insecure_port(f"127.0.0.1:{self.ports.tasks_grpc}")
         except RuntimeError:
@@ -117,22 +121,30 @@ class Cloud:
         if key is None:
             key = new_key()
             self.store.set_fact("key", key)
-        identity = Identity(issuer, self.program.accounts, key, self._clock)
-        self.tasks = CloudTasks(self.store, self._clock, identity.accounts.__contains__)
-        for queue in self.program.queues:
-            self.tasks.declare_queue(queue)
-        for path in self.tasks.undeclared():
+        program = self.program
+        identity = Identity(issuer, program.project, program.accounts, key, self._clock)
+        self.tasks = CloudTasks(self.store, self._clock, identity.has)
+        for queue in program.queues:
+            try:
+                self.tasks.queues.declare(queue, program.grants(queue.name))
+            except CallError as error:
+                raise ProgramError(f"the queue {queue.name} cannot be declared: {error}") from None
+        for path in self.tasks.queues.undeclared():
             log.warning("The program no longer declares %s; its tasks stay in the state folder, and are not sent", path)
-        self._server.add_generic_rpc_handlers([grpc_handler(self.tasks)])
+        batches = Batches(self.tasks, self.store, self._clock)
+        api = Api(self.tasks, batches)
+        self._server.add_generic_rpc_handlers(api.grpc_handlers())
         self.ports = Ports(grpc_port, rest_port, service_port)
-        self._handlers_door = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        self._handlers_door.add_generic_rpc_handlers([grpc_handler(self.tasks, self.program.handler_may, self._faults)])
+        self._handlers_door = grpc.aio.server(options=_GRPC_OPTIONS)
+        self._handlers_door.add_generic_rpc_handlers(
+            Api(self.tasks, batches, f"serviceAccount:{program.handler_account}", self._faults).grpc_handlers()
+        )
         handlers_port = self._handlers_door.add_insecure_port("127.0.0.1:0")
         addresses = await self.effects.start()
-        service = self.program.service
+        service = program.service
         self._instances = Instances(
             HANDLER_COMMAND,
-            self.program.context,
+            program.context,
             {
                 **service.environment,
                 **{name: value for name, value in addresses.items() if name in service.environment},
@@ -144,10 +156,10 @@ class Cloud:
             concurrency=service.concurrency,
         )
         self._front_door = FrontDoor(service, service_url, identity, self._instances)
-        rest = web.Application(client_max_size=MAX_REQUEST_BYTES)
-        rest.add_routes([*identity.routes(), *rest_routes(self.tasks)])
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        application.add_routes([*identity.routes(), *rest.routes(api)])
         self._dispatcher = Dispatcher(self.tasks, identity, self._clock, self._faults, self._instances.kill_one)
-        await self._serve(rest, rest_listener)
+        await self._serve(application, rest_listener)
         await self._serve(self._front_door.application(), self._service_listener, auto_decompress=False)
         await self._server.start()
         await self._handlers_door.start()
@@ -231,7 +243,7 @@ class Cloud:
 
     def describe(self) -> str:
         """What runs, in one line."""
-        queues = [self.tasks.get_queue(types.GetQueueRequest(name=path)) for path in self.tasks.paths()]
+        queues = [self.tasks.queues[path].message for path in self.tasks.queues.paths()]
         rates = ", ".join(
             f"queue {queue.name.rpartition('/')[2]} at {queue.rate_limits.max_dispatches_per_second:g}/s "
             f"and {queue.rate_limits.max_concurrent_dispatches} at once"

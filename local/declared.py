@@ -5,7 +5,6 @@ what is declared has no effect here.
 """
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,13 @@ from local.front_door import Service
 from local.messages import Message, QueueMessage
 from local.program import ROOT, Evaluation, ProgramError, Resource
 
-log = logging.getLogger("local.declared")
-
-_PERMISSIONS = {
-    "roles/cloudtasks.enqueuer": ("tasks.create", "tasks.fullView"),
-    "roles/cloudtasks.viewer": ("queues.get", "queues.list", "tasks.get", "tasks.list"),
-    "roles/cloudtasks.taskDeleter": ("tasks.delete",),
-    "roles/cloudtasks.taskRunner": ("tasks.run", "tasks.fullView"),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
     """The part of an evaluation that the local cloud realises."""
 
     queues: tuple[Message, ...]
+    project: str
     accounts: frozenset[str]
     """E-mails."""
     service: Service
@@ -42,14 +33,9 @@ class Declared:
     """Folder that the service's image is built from."""
     exports: Mapping[str, Any]
 
-    def handler_may(self, permission: str, queue: str) -> bool:
-        """Whether the handler's account has a permission, such as `tasks.create`, on a queue (full path)."""
-        member, name = f"serviceAccount:{self.handler_account}", queue.rpartition("/")[2]
-        roles = [role for on, role, to in self.roles if (on, to) == (name, member)]
-        allowed = any(permission in _PERMISSIONS.get(role, ()) for role in roles)
-        if not allowed:
-            log.warning("The handler's account has no role with cloudtasks.%s on queue %s", permission, name)
-        return allowed
+    def grants(self, queue: str) -> list[tuple[str, str]]:
+        """Role and member of each grant on a queue (full path)."""
+        return [(role, member) for name, role, member in self.roles if name == queue.rpartition("/")[2]]
 
 
 def declared(evaluation: Evaluation) -> Declared:
@@ -79,6 +65,7 @@ def _declared(evaluation: Evaluation) -> Declared:
     account = service["template"]["serviceAccount"]
     return Declared(
         queues=tuple(_queue(resource) for resource in evaluation.of_type("gcp:cloudtasks/queue:Queue")),
+        project=service["project"],
         accounts=frozenset(a.outputs["email"] for a in evaluation.of_type("gcp:serviceaccount/account:Account")),
         service=Service(
             name=service["name"],

@@ -49,9 +49,9 @@ class Dispatcher:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
         )
-        cloud_tasks.on_schedule = self._wake
+        cloud_tasks.queues.on_schedule = self._wake
         cloud_tasks.on_forced = self._send
-        for path in cloud_tasks.paths():
+        for path in cloud_tasks.queues.paths():
             self._wake(path)
 
     async def stop(self, grace: float = 5) -> None:
@@ -124,10 +124,9 @@ class Dispatcher:
         """The status, and in words what there was instead of an answer."""
         headers = attempt.headers
         if attempt.account:
-            try:
-                token = self._identity.token(attempt.account, attempt.audience)
-            except KeyError:
+            if not self._identity.has(attempt.queue.split("/")[1], attempt.account):
                 return 403, f": the program declares no account {attempt.account}"
+            token = self._identity.token(attempt.account, attempt.audience)
             headers = {**headers, "Authorization": f"Bearer {token}"}
         try:
             async with self._session.request(

@@ -1,7 +1,7 @@
 """Who calls whom: the declared accounts, and the OIDC tokens that Cloud Tasks signs in with.
 
 Tokens are as the real ones: RS256 with a key id, an hour long, the same claims. The keys stay with the state, so that
-a token outlives a restart. An account that the program does not declare gets none.
+a token outlives a restart. An account of the program's project that it does not declare gets none.
 """
 
 import functools
@@ -32,9 +32,13 @@ def new_key() -> str:
 class Identity:
     """The token issuer of one local cloud."""
 
-    def __init__(self, issuer: str, accounts: Iterable[str], key: str, clock: Callable[[], float]) -> None:
-        """`accounts`: e-mails. `key`: as `new_key` makes it. `clock`: seconds since the epoch."""
+    def __init__(
+        self, issuer: str, project: str, accounts: Iterable[str], key: str, clock: Callable[[], float]
+    ) -> None:
+        """`project`: the program's. `accounts`: the e-mails that it declares there. `key`: as `new_key` makes it.
+        `clock`: seconds since the epoch."""
         self.issuer = issuer
+        self._project = project
         self.accounts = frozenset(accounts)
         self._clock = clock
         private_key = serialization.load_pem_private_key(key.encode(), password=None)
@@ -45,10 +49,16 @@ class Identity:
         self._signed = functools.lru_cache(maxsize=64)(self._sign)
         self._checked = functools.lru_cache(maxsize=64)(self._check)
 
+    def has(self, project: str, email: str) -> bool:
+        """Whether a queue of a project may sign in as an account: it must be of the same project.
+
+        In the program's own project only the declared accounts exist, in any other one all do."""
+        if project == self._project:
+            return email in self.accounts
+        return not email.endswith(f"@{self._project}.iam.gserviceaccount.com")
+
     def token(self, email: str, audience: str) -> str:
-        """A token of a declared account; raises KeyError for another."""
-        if email not in self.accounts:
-            raise KeyError(email)
+        """A token of an account."""
         return self._signed(email, audience, int(self._clock()))  # of one second all are the same to the letter
 
     def _sign(self, email: str, audience: str, now: int) -> str:
@@ -114,11 +124,10 @@ class Identity:
         email, audience = request.query.get("email", ""), request.query.get("audience", "")
         if not email or not audience:
             return web.Response(status=400, text="Both are needed: /token?email=ACCOUNT&audience=URL\n")
-        try:
-            return web.Response(text=self.token(email, audience))
-        except KeyError:
+        if email not in self.accounts:
             names = "\n".join(sorted(self.accounts))
             return web.Response(status=404, text=f"The program declares no account {email}; it declares:\n{names}\n")
+        return web.Response(text=self.token(email, audience))
 
 
 def _unique_id(email: str) -> str:

@@ -23,3 +23,10 @@ class CallError(Exception):
 def microseconds(seconds: float) -> int:
     """What the messages' times are kept in."""
     return int(seconds * 1_000_000)
+
+
+def page_size(request: Message, largest: int) -> int:
+    """How many entries a page of the answer has at most; raises CallError."""
+    if request.page_size < 0:
+        raise CallError("INVALID_ARGUMENT", "The page size must not be negative.")
+    return min(request.page_size or largest, largest)

@@ -43,12 +43,10 @@ class RetryConfig:
             return self.max_backoff
         return min(self.max_backoff, self.min_backoff * (2.0**doublings + linear * 2.0**doublings))
 
-    def retry_at(self, attempts: int, first_attempt: float, now: float) -> float | None:
-        """When to try again after `attempts` failures, the last one ending now; None when both limits are reached."""
+    def gives_up(self, attempts: int, first_attempt: float, now: float) -> bool:
+        """Whether both limits are reached after `attempts` failures, the last one ending now."""
         tried = self.max_attempts != -1 and attempts >= self.max_attempts
-        if tried and now - first_attempt >= self.max_retry_duration:
-            return None
-        return now + self.backoff(attempts)
+        return tried and now - first_attempt >= self.max_retry_duration
 
 
 class Queue:
@@ -57,7 +55,7 @@ class Queue:
     def __init__(self, limits: RateLimits, now: float, *, rested: bool) -> None:
         """`rested`: the bucket starts full, as a new queue's does; else empty, as after a restart, when nobody
         knows what was dispatched just before."""
-        self.limits = limits
+        self._limits = limits
         self.paused = False
         self._waiting: dict[str, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, str]] = []
@@ -65,6 +63,15 @@ class Queue:
         self._in_flight: set[str] = set()
         # the bucket as one moment, at which it is full again: exact for any rate, and no tokens to round
         self._full_at = now if rested else now + limits.max_burst_size / limits.max_dispatches_per_second
+
+    def set_limits(self, limits: RateLimits, now: float) -> None:
+        """Go on with these figures; the bucket keeps its tokens, as far as it still holds them."""
+        if limits == self._limits:
+            return
+        missing = max(0.0, self._full_at - now) * self._limits.max_dispatches_per_second
+        tokens = min(self._limits.max_burst_size - missing, limits.max_burst_size)
+        self._limits = limits
+        self._full_at = now + (limits.max_burst_size - tokens) / limits.max_dispatches_per_second
 
     def __len__(self) -> int:
         """Tasks, waiting or dispatched."""
@@ -91,7 +98,7 @@ class Queue:
     def take(self, now: float) -> list[str]:
         """The tasks to dispatch now; they count as in flight until `finish`."""
         taken: list[str] = []
-        interval = 1 / self.limits.max_dispatches_per_second
+        interval = 1 / self._limits.max_dispatches_per_second
         while (at := self.next_dispatch()) is not None and at <= now:
             task = heapq.heappop(self._heap)[2]
             del self._waiting[task]
@@ -104,9 +111,9 @@ class Queue:
         """When `take` next yields a task, other things being equal; None when only a change can make it."""
         while self._heap and self._waiting.get(self._heap[0][2]) != self._heap[0][:2]:
             heapq.heappop(self._heap)  # removed or rescheduled since
-        if not self._heap or self.paused or len(self._in_flight) >= self.limits.max_concurrent_dispatches:
+        if not self._heap or self.paused or len(self._in_flight) >= self._limits.max_concurrent_dispatches:
             return None
-        slack = (self.limits.max_burst_size - 1) / self.limits.max_dispatches_per_second
+        slack = (self._limits.max_burst_size - 1) / self._limits.max_dispatches_per_second
         return max(self._heap[0][0], self._full_at - slack)
 
     def force(self, task: str) -> None:

@@ -10,9 +10,15 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+_VERSION = 2
+"""Of the tables below; a file of another one is refused."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS queues (path TEXT PRIMARY KEY, message BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS queues (
+    path TEXT PRIMARY KEY, declared INTEGER NOT NULL, message BLOB NOT NULL, policy BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS blocked_queues (path TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS operations (name TEXT PRIMARY KEY, message BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (
     queue TEXT NOT NULL, id TEXT NOT NULL, due REAL NOT NULL, in_flight INTEGER NOT NULL,
     executions INTEGER NOT NULL, previous_status INTEGER NOT NULL, message BLOB NOT NULL, PRIMARY KEY (queue, id)
@@ -21,6 +27,7 @@ CREATE TABLE IF NOT EXISTS blocked_names (
     queue TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (queue, id)
 ) WITHOUT ROWID;
 """
+_LAYOUT = ("SELECT count(*) FROM sqlite_master", "PRAGMA user_version")
 
 
 @dataclasses.dataclass(slots=True)
@@ -39,22 +46,45 @@ class StoredTask:
     """HTTP status of the last attempt; 0 before it."""
 
 
+@dataclasses.dataclass(slots=True)
+class StoredQueue:
+    """One queue as it is kept."""
+
+    path: str
+    declared: bool
+    """By the program; else made by a call."""
+    message: bytes
+    """google.cloud.tasks.v2.Queue, serialized."""
+    policy: bytes
+    """google.iam.v1.Policy, serialized."""
+
+
 class Store:
     """An open state file; not for several processes at once."""
 
     def __init__(self, file: Path) -> None:
+        """Raises sqlite3.DatabaseError for what is no state file of this version."""
         self._db = sqlite3.connect(file, timeout=1, isolation_level=None)
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        tables, version = (self._db.execute(sql).fetchone()[0] for sql in _LAYOUT)
+        if tables and version != _VERSION:
+            raise sqlite3.DatabaseError(
+                f"it was made by another version of the local cloud ({version}, not {_VERSION})"
+            )
         self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         self._db.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything within is committed at once, or not at all."""
+        """Everything within is committed at once, or not at all; one within another is part of that one."""
+        if self._db.in_transaction:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -71,12 +101,38 @@ class Store:
     def set_fact(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
 
-    def queues(self) -> list[bytes]:
-        """The messages of all queues, by path."""
-        return [row[0] for row in self._db.execute("SELECT message FROM queues ORDER BY path")]
+    def queues(self) -> list[StoredQueue]:
+        """All queues, by path."""
+        rows = self._db.execute("SELECT path, declared, message, policy FROM queues ORDER BY path")
+        return [StoredQueue(path, bool(declared), message, policy) for path, declared, message, policy in rows]
 
-    def put_queue(self, path: str, message: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO queues VALUES (?, ?)", (path, message))
+    def put_queue(self, queue: StoredQueue) -> None:
+        """Keep the queue; its name is blocked no longer."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?)",
+                (queue.path, queue.declared, queue.message, queue.policy),
+            )
+            self._db.execute("DELETE FROM blocked_queues WHERE path = ?", (queue.path,))
+
+    def delete_queue(self, path: str, blocked_until: float) -> None:
+        """Remove the queue with its tasks and their names, and block its own."""
+        with self.transaction():
+            for table, column in (("tasks", "queue"), ("blocked_names", "queue"), ("queues", "path")):
+                self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (path,))
+            self._db.execute("INSERT OR REPLACE INTO blocked_queues VALUES (?, ?)", (path, blocked_until))
+
+    def queue_blocked(self, path: str, now: float) -> bool:
+        row = self._db.execute("SELECT until FROM blocked_queues WHERE path = ?", (path,)).fetchone()
+        return row is not None and bool(row[0] > now)
+
+    def operation(self, name: str) -> bytes | None:
+        """A google.longrunning.Operation, serialized."""
+        row = self._db.execute("SELECT message FROM operations WHERE name = ?", (name,)).fetchone()
+        return row and bytes(row[0])
+
+    def add_operation(self, name: str, message: bytes) -> None:
+        self._db.execute("INSERT INTO operations VALUES (?, ?)", (name, message))
 
     def schedule(self, queue: str) -> Iterator[tuple[str, float, bool]]:
         """Every task's id, due time and whether it is in flight; no messages, since there may be many."""

@@ -173,7 +173,8 @@ def test_without_its_grant_the_handler_keeps_an_order_in_the_queue_and_the_log_n
         pipeline.deliver("forbidden", b"{nonsense")
         assert pipeline.answered("forbidden", 3)["status"] == 500
         cloud.logged(
-            "The handler's account has no role with cloudtasks.tasks.create on queue cloud-run-tasks-dead-letters"
+            "has no role with cloudtasks.tasks.create on "
+            f"{cloud.at['dead_letter_queue']}; declare a gcp.cloudtasks.QueueIamMember for it"
         )
         assert "cloudtasks.tasks.create" in str(pipeline.answers("forbidden")[0]["deadLetterTrouble"])
 

@@ -75,9 +75,9 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     store = Store(tmp_path / "state.sqlite")
-    identity = Identity("http://issuer.example", [INVOKER], KEY, time.time)
-    tasks = CloudTasks(store, time.time, lambda _: True)
-    tasks.declare_queue(json_format.ParseDict({"name": QUEUE}, QueueMessage()))
+    identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, time.time)
+    tasks = CloudTasks(store, time.time, lambda *_: True)
+    tasks.queues.declare(json_format.ParseDict({"name": QUEUE}, QueueMessage()), ())
     dispatcher = Dispatcher(tasks, identity, time.time, Faults(None, tmp_path / "faults.jsonl"), lambda: None)
     yield Target(tasks, url, received)
     await dispatcher.stop(grace=0)
@@ -117,7 +117,7 @@ async def test_only_the_tasks_own_headers_and_those_of_cloud_tasks_leave(target:
 async def test_a_task_with_an_account_leaves_with_its_token(target: Target) -> None:
     await target.deliver("/200", oidc_token={"service_account_email": INVOKER, "audience": target.url})
     [(_, _, headers, _)] = target.received
-    identity = Identity("http://issuer.example", [INVOKER], KEY, time.time)
+    identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, time.time)
     assert identity.email(headers["Authorization"].removeprefix("Bearer "), target.url) == INVOKER
 
 
@@ -135,7 +135,7 @@ async def test_no_connection_is_a_failure(target: Target) -> None:
 async def test_no_answer_within_the_deadline_is_a_504(target: Target) -> None:
     send = target.tasks.on_forced
     target.tasks.on_forced = lambda attempt: send(dataclasses.replace(attempt, deadline=0.05))
-    target.tasks.pause_queue(types.PauseQueueRequest.pb()(name=QUEUE))
+    target.tasks.queues.pause_queue(types.PauseQueueRequest.pb()(name=QUEUE))
     delivery = asyncio.create_task(target.deliver("/late"))
     await asyncio.sleep(0)  # until it has created the task
     target.tasks.run_task(types.RunTaskRequest.pb()(name=f"{QUEUE}/tasks/t"))

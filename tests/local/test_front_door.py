@@ -85,7 +85,7 @@ async def opened(
     instances = Instances(
         [sys.executable, "service.py"], folder, {}, max_instances=max_instances, concurrency=concurrency
     )
-    identity = Identity("http://issuer.example", [INVOKER], KEY, lambda: clock[0])
+    identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, lambda: clock[0])
     service = Service("task-handler", seconds, max_instances, concurrency, {}, frozenset(invokers))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

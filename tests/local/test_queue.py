@@ -32,20 +32,20 @@ def test_backoff_of_any_retry_stays_within_its_maximum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_attempts", "duration", "attempts", "elapsed", "again"),
+    ("max_attempts", "duration", "attempts", "elapsed", "over"),
     [
-        (5, 0, 4, 1e6, True),
-        (5, 0, 5, 0, False),
-        (5, 60, 5, 59.9, True),  # both limits have to be reached
-        (5, 60, 5, 60, False),
-        (-1, 60, 1000, 1e6, True),
+        (5, 0, 4, 1e6, False),
+        (5, 0, 5, 0, True),
+        (5, 60, 5, 59.9, False),  # both limits have to be reached
+        (5, 60, 5, 60, True),
+        (-1, 60, 1000, 1e6, False),
     ],
 )
 def test_retrying_stops_when_both_limits_are_reached(
-    max_attempts: int, duration: float, attempts: int, elapsed: float, again: bool
+    max_attempts: int, duration: float, attempts: int, elapsed: float, over: bool
 ) -> None:
     config = RetryConfig(max_attempts=max_attempts, max_retry_duration=duration)
-    assert (config.retry_at(attempts, 1000.0, 1000.0 + elapsed) is not None) is again
+    assert config.gives_up(attempts, 1000.0, 1000.0 + elapsed) is over
 
 
 def test_a_rested_queue_dispatches_its_burst_then_its_rate() -> None:

@@ -176,42 +176,6 @@ def test_every_call_of_this_service_answers(
     assert client.get_queue(name=cloud.at["queue"]).rate_limits.max_burst_size == 10
 
 
-def test_errors_carry_the_code_and_text_of_the_service(cloud: LocalCloud, client: tasks_v2.CloudTasksClient) -> None:
-    with pytest.raises(exceptions.NotFound, match="Queue does not exist"):
-        client.get_queue(name=f"{cloud.at['queue']}-2")
-    with pytest.raises(exceptions.NotFound, match="Requested entity was not found"):
-        client.get_task(name=f"{cloud.at['queue']}/tasks/never")
-    eve = task(cloud, "eve")
-    eve.http_request.oidc_token.service_account_email = "eve@example.com"
-    with pytest.raises(exceptions.Forbidden, match=r"actAs.*eve@example\.com"):
-        client.create_task(parent=cloud.at["queue"], task=eve)
-    with pytest.raises(
-        (exceptions.MethodNotImplemented, exceptions.GoogleAPICallError), match=r"(?i)not served|not found"
-    ):
-        client.delete_queue(name=cloud.at["queue"])
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"\xff\xfe",
-        b"[]",
-        b"[" * 100_000,
-        b'{"nonsense": 1}',
-        b'{"task": {"httpRequest": {"url": "http://h", "httpMethod": 99}}}',
-        b'{"task": {"scheduleTime": "9999-12-31T23:59:59Z", "httpRequest": {"url": "http://h"}}}',
-    ],
-    ids=["bytes", "list", "nested", "unknown field", "unknown method", "far future"],
-)
-def test_a_bad_rest_body_is_an_invalid_argument(cloud: LocalCloud, body: bytes) -> None:
-    status, text = request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}/tasks", body)
-    assert (status, json.loads(text)["error"]["status"]) == (400, "INVALID_ARGUMENT")
-
-
-def test_a_negative_page_size_is_an_invalid_argument(cloud: LocalCloud) -> None:
-    assert request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}/tasks?pageSize=-2")[0] == 400
-
-
 # The main job
 
 
