@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from local import rest
 from local.api import Api
 from local.batches import Batches
 from local.cloud_tasks import CloudTasks
+from local.messages import QueueMessage
 from local.store import Store
 
 PROJECT = "shop"
@@ -38,14 +39,19 @@ def account_exists(project: str, email: str) -> bool:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, member: str = "") -> Iterator[tuple[CloudTasks, str, str]]:
-    """The service and its two addresses. `member`: whose grants count."""
+def serving(
+    folder: Path, member: str = "", declared: Mapping[str, Sequence[tuple[str, str]]] | None = None
+) -> Iterator[tuple[str, str]]:
+    """The service's addresses for gRPC and for REST. `member`: whose grants count. `declared`: queues by path, with
+    role and member of each grant."""
     ready = threading.Event()
     found: list[Any] = []
 
     async def serve() -> None:
         store = Store(folder / "state.sqlite")
         cloud_tasks = CloudTasks(store, lambda: START, account_exists)
+        for path, grants in (declared or {}).items():
+            cloud_tasks.queues.declare(QueueMessage(name=path), grants)
         api = Api(cloud_tasks, Batches(cloud_tasks, store, lambda: START), member)
         server = grpc.aio.server()
         server.add_generic_rpc_handlers(api.grpc_handlers())
@@ -57,7 +63,7 @@ def serving(folder: Path, member: str = "") -> Iterator[tuple[CloudTasks, str, s
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         over = asyncio.Event()
-        found.extend([cloud_tasks, f"127.0.0.1:{grpc_port}", f"127.0.0.1:{runner.addresses[0][1]}"])
+        found.extend([f"127.0.0.1:{grpc_port}", f"127.0.0.1:{runner.addresses[0][1]}"])
         found.extend([asyncio.get_running_loop(), over])
         ready.set()
         await over.wait()
@@ -69,9 +75,9 @@ def serving(folder: Path, member: str = "") -> Iterator[tuple[CloudTasks, str, s
     thread.start()
     try:
         assert ready.wait(30)
-        yield found[0], found[1], found[2]
+        yield found[0], found[1]
     finally:
-        found[3].call_soon_threadsafe(found[4].set)
+        found[2].call_soon_threadsafe(found[3].set)
         thread.join(30)
 
 

@@ -205,7 +205,7 @@ UPDATED_BEFORE = {
 def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The official client of a service with the queues and tasks that the rows name."""
     with (
-        serving(tmp_path_factory.mktemp("state")) as (_, grpc_address, rest_address),
+        serving(tmp_path_factory.mktemp("state")) as (grpc_address, rest_address),
         client(request.param, grpc_address, rest_address) as call,
     ):
         for name in (QUEUE, PAUSED, DELETED, *(f"{LISTED}/queues/{letter}" for letter in "abc")):
@@ -273,7 +273,7 @@ def test_a_batch_with_the_same_request_id_is_done_once_and_its_operation_kept(ca
     ],
 )
 def test_json_that_is_no_request_is_named_with_what_is_wrong(tmp_path: Path, body: bytes, text: str) -> None:
-    with serving(tmp_path) as (_, _, address):
+    with serving(tmp_path) as (_, address):
         http(f"http://{address}/v2/{LOCATION}/queues", json.dumps({"name": QUEUE}).encode())
         status, answer = http(f"http://{address}/v2/{QUEUE}/tasks", body)
     error = json.loads(answer)["error"]
@@ -282,6 +282,24 @@ def test_json_that_is_no_request_is_named_with_what_is_wrong(tmp_path: Path, bod
 
 
 def test_what_is_not_served_says_so_over_rest(tmp_path: Path) -> None:
-    with serving(tmp_path) as (_, _, address):
+    with serving(tmp_path) as (_, address):
         status, answer = http(f"http://{address}/v2/{QUEUE}/tasks/t:buffer", b"{}")
     assert (status, json.loads(answer)["error"]["status"]) == (501, "UNIMPLEMENTED")
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+def test_where_grants_count_a_caller_may_do_what_its_roles_say_and_no_more(tmp_path: Path, kind: str) -> None:
+    member = f"serviceAccount:{ACCOUNT}"
+    grants = [("roles/cloudtasks.taskDeleter", member), ("roles/cloudtasks.viewer", member)]
+    denied = 'The principal lacks IAM permission "cloudtasks.{}" for the resource "{}" (or the resource may not exist).'
+    full = {"name": ABSENT, "response_view": "FULL"}
+    asked = {"resource": QUEUE, "permissions": ["cloudtasks.tasks.get", "cloudtasks.tasks.create"]}
+    with (
+        serving(tmp_path, member, {QUEUE: grants}) as (grpc_address, rest_address),
+        client(kind, grpc_address, rest_address) as call,
+    ):
+        assert call("create_task", task("t")) == ("PERMISSION_DENIED", denied.format("tasks.create", QUEUE))
+        assert call("delete_task", {"name": ABSENT}) == ("NOT_FOUND", NO_ENTITY)
+        assert call("get_task", {"name": ABSENT}) == ("NOT_FOUND", NO_ENTITY)
+        assert call("get_task", full) == ("PERMISSION_DENIED", denied.format("tasks.fullView", ABSENT))
+        assert call("test_iam_permissions", asked) == ("OK", {"permissions": ["cloudtasks.tasks.get"]})
