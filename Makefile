@@ -1,4 +1,4 @@
-# `make local` runs the pipeline on this machine, `make test` checks everything, `make setup` only prepares both.
+# `make local` runs the pipeline on this machine, `make test` checks everything, `make bench` measures, `make setup` only prepares.
 
 # bytecode of the libraries, once written, halves every later start
 unexport PYTHONDONTWRITEBYTECODE
@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv from the path, or one of our own from the package index
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: local test setup
+.PHONY: local test bench setup
 
 local: setup
 	@.venv/bin/python -m local up --orders examples/orders.jsonl
@@ -16,6 +16,9 @@ test: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/pytest
+
+bench: setup
+	@.venv/bin/python -m bench
 
 setup: $(UV)
 	@$(UV) sync --locked --quiet
