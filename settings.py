@@ -38,6 +38,8 @@ class Rule(NamedTuple):
     pattern: str = ""
     accepts: str = ""
     """The pattern in words."""
+    example: str = ""
+    """An item of a list, for the remedy."""
     secret: bool = False
     """Never shown, and refused where it was not encrypted."""
 
@@ -74,6 +76,9 @@ class QueueSettings(TypedDict):
     max_doublings: Annotated[
         int, Rule(4, "Times the wait doubles before it grows linearly; 0 would read as unset", 1, 100)
     ]
+    attempt_log_ratio: Annotated[
+        float, Rule(1.0, "Share of the tasks whose creation, attempts and answers Cloud Tasks logs", 0, 1)
+    ]
 
 
 class ImageSettings(TypedDict):
@@ -86,6 +91,15 @@ class ImageSettings(TypedDict):
             "Artifact Registry repository of the handler's image",
             pattern=r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
             accepts="1 to 63 lower-case letters, digits and hyphens, first a letter, last no hyphen",
+        ),
+    ]
+    image: Annotated[
+        str,
+        Rule(
+            "",
+            "Image to run instead of building handler/, such as the output `image` of another stack",
+            pattern=r"([a-z0-9.-]+(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64})?",
+            accepts="an image by digest, `HOST/PATH@sha256:...`, or nothing",
         ),
     ]
 
@@ -122,7 +136,9 @@ class ServiceSettings(TypedDict):
     ]
     max_instances: Annotated[int, Rule(10, "Most instances of the service", 1, 1000)]
     container_concurrency: Annotated[int, Rule(20, "Requests that one instance takes at once", 1, 1000)]
-    deletion_protection: Annotated[bool, Rule(True, "Refuse to delete the service, on `pulumi destroy` too")]
+    deletion_protection: Annotated[
+        bool, Rule(True, "Refuse to delete or replace the service and the queues, on `pulumi destroy` too")
+    ]
     handler_account: Annotated[str, Rule("task-handler-sa", "Id of the account the handler runs as", **_ACCOUNT_ID)]
 
 
@@ -194,6 +210,40 @@ class InvokerSettings(TypedDict):
     ]
 
 
+class MonitoringSettings(TypedDict):
+    """The alerts'."""
+
+    alert_emails: Annotated[
+        tuple[str, ...],
+        Rule(
+            (),
+            "Addresses that alerts are mailed to",
+            pattern=r"[^\s@]+@[^\s@]+\.[^\s@]+",
+            accepts="a list of e-mail addresses",
+            example="ON_CALL@EXAMPLE.COM",
+        ),
+    ]
+    notification_channels: Annotated[
+        tuple[str, ...],
+        Rule(
+            (),
+            "Channels of Cloud Monitoring that alerts go to as well, such as a pager",
+            pattern=r"projects/[^\s/]+/notificationChannels/[0-9]+",
+            accepts="a list of `projects/PROJECT_ID/notificationChannels/NUMBER`",
+            example="projects/PROJECT_ID/notificationChannels/1234567890",
+        ),
+    ]
+
+
+class Watched(TypedDict):
+    """What the alerts watch."""
+
+    queue_name: str
+    dead_letter_queue: str
+    service_name: str
+    handler_timeout_seconds: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """One stack's settings, checked; a section for each component that takes figures."""
@@ -217,6 +267,7 @@ class Settings:
             "Members that may create tasks and act as the invoker, such as the web app's account",
             pattern=r"(serviceAccount|user|group):[^\s@:]+@[^\s@:]+|principal(Set)?://iam\.googleapis\.com/\S+",
             accepts="a list of `serviceAccount:`, `user:`, `group:` with an e-mail, `principal://`, `principalSet://`",
+            example="serviceAccount:WEB_APP@PROJECT_ID.iam.gserviceaccount.com",
         ),
     ]
     queue: QueueSettings
@@ -224,11 +275,22 @@ class Settings:
     service: ServiceSettings
     effects: EffectSettings = dataclasses.field(repr=False)
     invoker: InvokerSettings
+    monitoring: MonitoringSettings
 
     @property
     def dead_letter_queue(self) -> str:
         """Full path; text, so that the service can know it before the queue, which needs the service, exists."""
         return f"projects/{self.project}/locations/{self.region}/queues/{self.queue['queue_name']}-dead-letters"
+
+    @property
+    def watched(self) -> Watched:
+        """What the alerts watch, of other sections."""
+        return {
+            "queue_name": self.queue["queue_name"],
+            "dead_letter_queue": self.dead_letter_queue,
+            "service_name": self.service["service_name"],
+            "handler_timeout_seconds": self.service["handler_timeout_seconds"],
+        }
 
     @property
     def secrets(self) -> dict[str, str]:
@@ -347,8 +409,9 @@ def _conflicts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     if values["handlerAccount"] == values["invokerAccount"]:
         reason = "must not be invokerAccount, or the handler could invoke itself; give each its own id"
         conflicts.append(("handlerAccount", reason))
-    if len(set(values["producers"])) < len(values["producers"]):
-        conflicts.append(("producers", "must name each member once; remove the repetition"))
+    for key, value in values.items():
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            conflicts.append((key, "must name each item once; remove the repetition"))
     if not values["simulateEffects"]:
         for key in ("databaseUrl", "smtpUrl", "warehouseUrl", "warehouseSecret"):
             if not values[key]:
@@ -405,7 +468,7 @@ def _remedy(key: str) -> str:
     if _SETTINGS[key].rule.secret:
         return f"set it: pulumi config set --secret {key}"
     if isinstance(default, tuple):
-        return f"set an item: pulumi config set --path '{key}[0]' serviceAccount:WEB_APP_EMAIL"
+        return f"set an item: pulumi config set --path '{key}[0]' {_SETTINGS[key].rule.example}"
     return f"set it: pulumi config set {key} {shlex.quote(_text(default))}"
 
 

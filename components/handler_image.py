@@ -16,13 +16,15 @@ class HandlerImageArgs(Place):
     image_name: str
     context: str
     """Folder of the Dockerfile, relative to the project: an absolute path would differ between machines."""
+    image: str
+    """An image by digest that is used instead of building one; empty builds."""
 
 
 class HandlerImage(pulumi.ComponentResource):
-    """cloud-run-tasks:index:HandlerImage. Produces: Repository `<name>-repository`, Image `<name>`."""
+    """cloud-run-tasks:index:HandlerImage. Produces: Repository `<name>-repository`, Image `<name>` if it builds one."""
 
     digest: pulumi.Output[str]
-    """`<repository>/<image>@sha256:...`, once it is pushed."""
+    """`<repository>/<image>@sha256:...`, once it is there."""
 
     def __init__(self, name: str, args: HandlerImageArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:HandlerImage", name, None, opts)
@@ -35,19 +37,22 @@ class HandlerImage(pulumi.ComponentResource):
             description="Images of the order handler",
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["artifactregistry"]]),
         )
-        host = f"{args['location']}-docker.pkg.dev"
-        image = docker.Image(
-            name,
-            image_name=repository.repository_id.apply(
-                lambda repository_id: f"{host}/{args['project']}/{repository_id}/{args['image_name']}:latest"
-            ),
-            build={
-                "context": args["context"],
-                "dockerfile": f"{args['context']}/Dockerfile",
-                "platform": "linux/amd64",
-                "builder_version": docker.BuilderVersion.BUILDER_BUILD_KIT,
-            },
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[repository]),
-        )
-        self.digest = image.repo_digest
+        if args["image"]:
+            self.digest = pulumi.Output.from_input(args["image"])
+        else:
+            host = f"{args['location']}-docker.pkg.dev"
+            image = docker.Image(
+                name,
+                image_name=repository.repository_id.apply(
+                    lambda repository_id: f"{host}/{args['project']}/{repository_id}/{args['image_name']}:latest"
+                ),
+                build={
+                    "context": args["context"],
+                    "dockerfile": f"{args['context']}/Dockerfile",
+                    "platform": "linux/amd64",
+                    "builder_version": docker.BuilderVersion.BUILDER_BUILD_KIT,
+                },
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[repository]),
+            )
+            self.digest = image.repo_digest
         self.register_outputs({"digest": self.digest})

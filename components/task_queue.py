@@ -1,7 +1,8 @@
 """The queue between the web app and the handler, and the one for what the handler could not do.
 
 Owns both queues, who may add to the first, and what the handler may do to the second. Writes every rate and retry
-figure, since a figure that is left out later keeps its old value on the server.
+figure, since a figure that is left out later keeps its old value on the server. Warns before a queue gives way to one
+of another name or place, where it does not refuse.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ class TaskQueueArgs(Place):
     min_backoff_seconds: float
     max_backoff_seconds: float
     max_doublings: int
+    attempt_log_ratio: float
+    """Share of the tasks that Cloud Tasks logs, 0 to 1."""
     producers: Sequence[str]
     """Members that may create tasks."""
     dead_letter_queue: str
@@ -40,6 +43,8 @@ class TaskQueueArgs(Place):
     """The account that a replay signs in as."""
     handler_member: pulumi.Input[str]
     """The handler's account, `serviceAccount:...`, which stores dead letters and takes them back."""
+    deletion_protection: bool
+    """Neither queue can be deleted or replaced."""
 
 
 class TaskQueue(pulumi.ComponentResource):
@@ -52,9 +57,21 @@ class TaskQueue(pulumi.ComponentResource):
     """The dead-letter queue's, usable once the handler may."""
 
     def __init__(self, name: str, args: TaskQueueArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("cloud-run-tasks:index:TaskQueue", name, None, opts)
+        # the component has the path as an input only so that the engine calls the hook, with the old one too
+        moved = pulumi.ResourceHook(f"{name}-moved", warn_of_a_move, pulumi.ResourceHookOptions(on_dry_run=True))
+        super().__init__(
+            "cloud-run-tasks:index:TaskQueue",
+            name,
+            {"path": f"projects/{args['project']}/locations/{args['location']}/queues/{args['queue_name']}"},
+            pulumi.ResourceOptions.merge(
+                opts, pulumi.ResourceOptions(hooks=pulumi.ResourceHookBinding(before_update=[moved]))
+            ),
+        )
         child = pulumi.ResourceOptions(parent=self)
-        after_api = pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["cloudtasks"]])
+        for_queue = pulumi.ResourceOptions(
+            parent=self, depends_on=[args["apis"]["cloudtasks"]], protect=args["deletion_protection"]
+        )
+        logging: cloudtasks.QueueStackdriverLoggingConfigArgsDict = {"sampling_ratio": args["attempt_log_ratio"]}
         queue = cloudtasks.Queue(
             name,
             project=args["project"],
@@ -71,7 +88,8 @@ class TaskQueue(pulumi.ComponentResource):
                 "max_doublings": args["max_doublings"],
                 "max_retry_duration": "0s",
             },
-            opts=after_api,
+            stackdriver_logging_config=logging,
+            opts=for_queue,
         )
         dead_letters = cloudtasks.Queue(
             f"{name}-dead-letters",
@@ -96,7 +114,8 @@ class TaskQueue(pulumi.ComponentResource):
                 "uri_override": pulumi.Output.from_input(args["service_url"]).apply(_override),
                 "oidc_token": {"service_account_email": args["invoker_email"], "audience": args["service_url"]},
             },
-            opts=after_api,
+            stackdriver_logging_config=logging,
+            opts=for_queue,
         )
         handler_grants = [
             cloudtasks.QueueIamMember(
@@ -126,6 +145,16 @@ class TaskQueue(pulumi.ComponentResource):
         self.dead_letter_path = _once(dead_letters.id, handler_grants)
         self.path = _once(queue.id, [*handler_grants, *grants])
         self.register_outputs({"path": self.path, "dead_letter_path": self.dead_letter_path})
+
+
+def warn_of_a_move(hook: pulumi.ResourceHookArgs) -> None:
+    """Called by the engine in a preview, and before an update, that changes the queue's path."""
+    before, after = (inputs and inputs.get("path") for inputs in (hook.old_inputs, hook.new_inputs))
+    if before and before != after:
+        pulumi.log.warn(
+            f"{before} gives way to {after}: deleted are the queue, its dead-letter queue and every task in them, and "
+            "neither name can be used again for 3 to 7 days; let both run empty first"
+        )
 
 
 def _once(path: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember]) -> pulumi.Output[str]:

@@ -7,8 +7,10 @@ from components.handler_image import HandlerImage
 from local.program import evaluate
 from tests.components.conftest import Declare, place
 
+GIVEN = "europe-west1-docker.pkg.dev/shop-project/other-images/order-handler@sha256:" + "5" * 64
 
-def program() -> None:
+
+def program(given: str = "") -> None:
     image = HandlerImage(
         "handler-image",
         {
@@ -16,6 +18,7 @@ def program() -> None:
             "repository_name": "order-images",
             "image_name": "order-handler",
             "context": "handler",
+            "image": given,
         },
     )
     pulumi.export("digest", image.digest)
@@ -79,3 +82,12 @@ def test_the_digest_is_unknown_until_the_image_is_pushed(declare: Declare) -> No
     assert evaluate(program, config={}, preview=True).exports == {"digest": None}
     declared = declare(program)
     assert declared["Service deployed"].depends_on == {declared["Image handler-image"].urn}
+
+
+def test_an_image_that_is_given_is_not_built_and_leaves_the_repository_for_the_next_that_is(declare: Declare) -> None:
+    declared = declare(lambda: program(GIVEN))
+    assert {key for key in declared if "Image" in key or "Repository" in key} == {
+        "HandlerImage handler-image",
+        "Repository handler-image-repository",
+    }
+    assert declared["Service deployed"].inputs["service"] == GIVEN

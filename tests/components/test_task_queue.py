@@ -2,7 +2,8 @@ import pulumi
 import pytest
 from pulumi_gcp import projects
 
-from components.task_queue import TaskQueue
+from components.task_queue import TaskQueue, warn_of_a_move
+from local.program import evaluate
 from tests.components.conftest import Computed, Declare, place
 
 PRODUCERS = ("serviceAccount:web@shop-project.iam.gserviceaccount.com", "group:shop-developers@example.com")
@@ -25,6 +26,7 @@ def queue(
     max_backoff_seconds: float = 90,
     retry_until_handled: bool = False,
     service_url: str = URL,
+    deletion_protection: bool = False,
 ) -> TaskQueue:
     return TaskQueue(
         "queue",
@@ -38,12 +40,14 @@ def queue(
             "min_backoff_seconds": min_backoff_seconds,
             "max_backoff_seconds": max_backoff_seconds,
             "max_doublings": 3,
+            "attempt_log_ratio": 0.25,
             "producers": producers,
             "dead_letter_queue": DEAD_LETTERS,
             "dead_letter_concurrency": 2,
             "service_url": computed_by("handler", service_url),
             "invoker_email": computed_by("invoker", INVOKER),
             "handler_member": computed_by("handler-account", HANDLER),
+            "deletion_protection": deletion_protection,
         },
     )
 
@@ -82,6 +86,7 @@ def test_the_queue_waits_for_its_api_and_writes_every_figure(
             "maxDoublings": 3.0,
             "maxRetryDuration": "0s",
         },
+        "stackdriverLoggingConfig": {"samplingRatio": 0.25},
     }
 
 
@@ -124,6 +129,7 @@ def test_the_dead_letter_queue_keeps_what_it_is_given_and_sends_it_nowhere_but_t
             "maxDoublings": 5.0,
             "maxRetryDuration": "0s",
         },
+        "stackdriverLoggingConfig": {"samplingRatio": 0.25},
         "httpTarget": {
             "httpMethod": "POST",
             "uriOverride": computed("") if preview else override,
@@ -206,3 +212,44 @@ def test_the_dead_letter_path_is_usable_once_the_handler_may_use_that_queue(
         declared["Queue queue-dead-letters"].urn,
         *(declared[f"QueueIamMember queue-dead-letters-{role}"].urn for role in ROLES),
     }
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_only_the_queues_are_protected_so_that_a_producer_can_be_taken_out(declare: Declare, protected: bool) -> None:
+    declared = declare(lambda: queue(deletion_protection=protected))
+    assert {key for key, resource in declared.items() if resource.options.protect} == (
+        {"Queue queue", "Queue queue-dead-letters"} if protected else set()
+    )
+
+
+def test_the_engine_is_told_the_path_and_to_warn_of_another_one_and_destroys_without_the_program(
+    declare: Declare,
+) -> None:
+    component = declare(queue)["TaskQueue queue"]
+    assert component.inputs == {"path": PATH}
+    hooks = component.options.hooks
+    assert list(hooks.before_update) == ["queue-moved"]
+    assert [kind.name for kind, _ in hooks.ListFields()] == ["before_update"]
+
+
+MOVED = PATH.replace("europe-west1", "us-central1")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "warned"),
+    [({"path": PATH}, {"path": MOVED}, True), ({"path": PATH}, {"path": PATH}, False), ({}, {"path": PATH}, False)],
+)
+def test_a_warning_precedes_the_loss_of_a_queue(
+    caplog: pytest.LogCaptureFixture, before: dict[str, str], after: dict[str, str], warned: bool
+) -> None:
+    hook = pulumi.ResourceHookArgs("urn", "", "queue", "cloud-run-tasks:index:TaskQueue", after, before)
+    evaluate(lambda: warn_of_a_move(hook), config={})
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert (
+        warnings
+        == [
+            f"{PATH} gives way to {MOVED}: deleted are the queue, its dead-letter queue and every task in them, and "
+            "neither name can be used again for 3 to 7 days; let both run empty first"
+        ]
+        * warned
+    )

@@ -1,0 +1,239 @@
+"""What wakes the person on call, and what they look at first.
+
+Owns the alert policies, the e-mail channels and one dashboard. Reads Google's own metrics and the handler's log, and
+adds none. Each alert has a section in the runbook that says what to do about it.
+"""
+
+import json
+from collections.abc import Sequence
+from string import Template
+from typing import Any, NamedTuple
+
+import pulumi
+from pulumi_gcp import monitoring
+
+from components.apis import Place
+
+RUNBOOK = "docs/operations.md"
+
+
+class Alert(NamedTuple):
+    """One alert policy; $names in it are those of `_names`."""
+
+    name: str
+    """Heading of its section in the runbook."""
+    query: str
+    """PromQL that finds something while there is reason to alert."""
+    seconds: str
+    """How long it has to; empty if the query is a filter of the log instead."""
+    meaning: str
+
+
+DEPTH = "cloudtasks_googleapis_com:queue_depth"
+ATTEMPTS = "cloudtasks_googleapis_com:queue_task_attempt_count"
+DELAYS = "cloudtasks_googleapis_com:queue_task_attempt_delays_bucket"
+REQUESTS = "run_googleapis_com:request_count"
+LATENCIES = "run_googleapis_com:request_latencies_bucket"
+INSTANCES = "run_googleapis_com:container_instance_count"
+
+
+def _share(metric: str, selector: str, bad: str, share: float) -> str:
+    """PromQL: more than this share of ten minutes' events are bad, and more than ten of them."""
+    some, every = f"sum(increase({metric}{{{selector},{bad}}}[10m]))", f"sum(increase({metric}{{{selector}}}[10m]))"
+    return f"{some} / {every} > {share} and {some} > 10"
+
+
+ALERTS = (
+    Alert(
+        "Dead letters wait",
+        f"{DEPTH}{{$dead_letters}} > 0",
+        "${reserved}",
+        "Orders failed for good, or on their last attempt, and wait for somebody to mend the cause and replay them.",
+    ),
+    Alert(
+        "A last attempt was taken",
+        'resource.type="cloud_run_revision" resource.labels.location="$location" '
+        'resource.labels.service_name="$service_name" jsonPayload.lastAttempt=true',
+        "",
+        "An order failed so often that it is being tried for the last time; if that fails too, it is a dead letter.",
+    ),
+    Alert(
+        "Attempts fail",
+        _share(ATTEMPTS, "$queue", 'response_code!="ok"', 0.2),
+        "300",
+        "Over a fifth of the attempts end in another answer than 2xx, or in none.",
+    ),
+    Alert(
+        "The queue does not fall",
+        f"{DEPTH}{{$queue}} >= max_over_time({DEPTH}{{$queue}}[30m] offset 30m) > 0",
+        "1800",
+        "For half an hour it was never below its fullest of the half hour before: it is paused, blocked or too slow.",
+    ),
+    Alert(
+        "The service answers 5xx",
+        _share(REQUESTS, "$service", 'response_code_class="5xx"', 0.05),
+        "300",
+        "Over a twentieth of the requests fail in the handler, or before it.",
+    ),
+    Alert(
+        "The service answers 429",
+        f'sum(increase({REQUESTS}{{$service,response_code="429"}}[10m])) > 10',
+        "0",
+        "The service has no instance left for requests: they use up attempts without reaching the handler.",
+    ),
+    Alert(
+        "The handler is slow",
+        f"histogram_quantile(0.95, sum by (le) (rate({LATENCIES}{{$service}}[10m]))) > $slow_milliseconds",
+        "300",
+        "One request in twenty takes over four fifths of the timeout; past it, a task is sent again while it runs.",
+    ),
+    Alert(
+        "A queue was not empty for a day",
+        f"{DEPTH}{{$queues}} > 0",
+        "82800",  # an alert cannot look back over more than a day
+        "Cloud Tasks deletes a task 31 days after its creation. No metric tells its age: this is the nearest.",
+    ),
+)
+
+CHARTS = (
+    ("Tasks in the queues", f"sum by (queue_id) ({DEPTH}{{$queues}})"),
+    ("Attempts a second, by code", f"sum by (queue_id, response_code) (rate({ATTEMPTS}{{$queues}}[5m]))"),
+    (
+        "Delay of an attempt, p95 (ms)",
+        f"histogram_quantile(0.95, sum by (le, queue_id) (rate({DELAYS}{{$queues}}[5m])))",
+    ),
+    ("Instances, by state", f"sum by (state) ({INSTANCES}{{$service}})"),
+    ("Requests a second, by code", f"sum by (response_code) (rate({REQUESTS}{{$service}}[5m]))"),
+    ("Latency, p95 (ms)", f"histogram_quantile(0.95, sum by (le) (rate({LATENCIES}{{$service}}[5m])))"),
+)
+"""Title and PromQL of each chart of the dashboard."""
+
+
+class MonitoringArgs(Place):
+    queue_name: str
+    """Also the name that alerts, channels and dashboard begin with."""
+    dead_letter_queue: str
+    """Full path."""
+    service_name: str
+    handler_timeout_seconds: int
+    alert_emails: Sequence[str]
+    notification_channels: Sequence[str]
+    """Further channels to notify, `projects/P/notificationChannels/N`."""
+
+
+class Monitoring(pulumi.ComponentResource):
+    """cloud-run-tasks:index:Monitoring. Produces: NotificationChannel `<name>-<e-mail>` an address,
+    AlertPolicy `<name>-<alert>` an alert, Dashboard `<name>`."""
+
+    dashboard_url: pulumi.Output[str]
+    """The dashboard in the Google Cloud console."""
+
+    def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("cloud-run-tasks:index:Monitoring", name, None, opts)
+        project, title = args["project"], args["queue_name"]
+        after_apis = pulumi.ResourceOptions(
+            parent=self, depends_on=[args["apis"]["monitoring"], args["apis"]["logging"]]
+        )
+        emails = [
+            monitoring.NotificationChannel(
+                f"{name}-{email}",
+                project=project,
+                display_name=f"{title}: {email}",
+                type="email",
+                labels={"email_address": email},
+                opts=after_apis,
+            )
+            for email in args["alert_emails"]
+        ]
+        channels: list[pulumi.Input[str]] = [*(email.id for email in emails), *args["notification_channels"]]
+        names = _names(args)
+        for alert in ALERTS:
+            section = alert.name.lower().replace(" ", "-")
+            query = Template(alert.query).substitute(names)
+            condition: monitoring.AlertPolicyConditionArgsDict = {"display_name": alert.name}
+            strategy: monitoring.AlertPolicyAlertStrategyArgsDict = {}
+            if alert.seconds:
+                condition["condition_prometheus_query_language"] = {
+                    "query": query,
+                    "duration": Template(f"{alert.seconds}s").substitute(names),
+                    "evaluation_interval": "60s",
+                    # a metric does not exist before its first task
+                    "disable_metric_validation": True,
+                }
+                if channels:
+                    strategy["notification_channel_strategies"] = [
+                        {"notification_channel_names": channels, "renotify_interval": "86400s"}
+                    ]
+            else:
+                condition["condition_matched_log"] = {"filter": query}
+                strategy["notification_rate_limit"] = {"period": "3600s"}
+            monitoring.AlertPolicy(
+                f"{name}-{section}",
+                project=project,
+                display_name=f"{title}: {alert.name}",
+                combiner="OR",
+                conditions=[condition],
+                documentation={
+                    "content": f"{alert.meaning}\n\nWhat to do: {RUNBOOK}#{section}",
+                    "mime_type": "text/markdown",
+                },
+                notification_channels=channels,
+                alert_strategy=strategy or None,
+                opts=after_apis,
+            )
+        dashboard = monitoring.Dashboard(
+            name,
+            project=project,
+            dashboard_json=json.dumps(_dashboard(title, names)),
+            opts=after_apis,
+        )
+        self.dashboard_url = dashboard.id.apply(
+            lambda path: (
+                "https://console.cloud.google.com/monitoring/dashboards/builder/"
+                f"{path.rpartition('/')[2]}?project={project}"
+            )
+        )
+        self.register_outputs({"dashboard_url": self.dashboard_url})
+
+
+def _names(args: MonitoringArgs) -> dict[str, str]:
+    """What the queries speak of: selectors of queues and service, and figures that follow from the settings."""
+    dead_letters = args["dead_letter_queue"].rpartition("/")[2]
+    queues = f'monitored_resource="cloud_tasks_queue",location="{args["location"]}"'
+    service = f'monitored_resource="cloud_run_revision",location="{args["location"]}"'
+    # a reserve is nobody's to replay before the timeout and a minute have passed: whole minutes, with two to spare
+    reserved = 60 * (-(-args["handler_timeout_seconds"] // 60) + 3)
+    return {
+        "queue": f'{queues},queue_id="{args["queue_name"]}"',
+        "dead_letters": f'{queues},queue_id="{dead_letters}"',
+        "queues": f'{queues},queue_id=~"{args["queue_name"]}|{dead_letters}"',
+        "service": f'{service},service_name="{args["service_name"]}"',
+        "service_name": args["service_name"],
+        "location": args["location"],
+        "reserved": str(reserved),
+        "slow_milliseconds": str(args["handler_timeout_seconds"] * 800),
+    }
+
+
+def _dashboard(title: str, names: dict[str, str]) -> dict[str, Any]:
+    """The dashboard as the API takes it; figures as text, as it gives them back."""
+    return {
+        "displayName": title,
+        "gridLayout": {
+            "columns": "2",
+            "widgets": [
+                {
+                    "title": chart,
+                    "xyChart": {
+                        "dataSets": [
+                            {
+                                "timeSeriesQuery": {"prometheusQuery": Template(query).substitute(names)},
+                                "plotType": "LINE",
+                            }
+                        ]
+                    },
+                }
+                for chart, query in CHARTS
+            ],
+        },
+    }
