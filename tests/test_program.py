@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ API = {
     "gcp:artifactregistry": "artifactregistry",
     "gcp:cloudrunv2": "run",
     "gcp:cloudtasks": "cloudtasks",
+    "gcp:monitoring": "monitoring",
     "gcp:secretmanager": "secretmanager",
     "gcp:serviceaccount": "iam",
     "docker:index": "artifactregistry",
@@ -129,6 +131,9 @@ def test_it_exports_what_a_producer_and_an_operator_need(config: dict[str, str])
         "queue": queue,
         "dead_letter_queue": f"{queue}-dead-letters",
         "image": image,
+        "dashboard_url": (
+            "https://console.cloud.google.com/monitoring/dashboards/builder/monitoring_id?project=shop-project"
+        ),
     }
     assert {resource.id for resource in queues(evaluation)} == {queue, f"{queue}-dead-letters"}
     repository = f"{s.region}-docker.pkg.dev/shop-project/{s.image['repository_name']}/{s.service['service_name']}"
@@ -137,7 +142,7 @@ def test_it_exports_what_a_producer_and_an_operator_need(config: dict[str, str])
 
 def test_what_it_exports_is_unknown_in_a_first_preview(config: dict[str, str]) -> None:
     assert evaluate(config=config, secrets=SECRETS, preview=True).exports == dict.fromkeys(
-        ["service_url", "invoker_email", "queue", "dead_letter_queue", "image"]
+        ["service_url", "invoker_email", "queue", "dead_letter_queue", "image", "dashboard_url"]
     )
 
 
@@ -209,12 +214,56 @@ def test_both_queues_together_never_send_more_than_the_service_takes_at_once() -
     assert sum(queue.inputs["rateLimits"]["maxConcurrentDispatches"] for queue in queues(evaluation)) == 3 * 7
 
 
+def test_production_guards_its_queues_and_its_service_and_development_goes_at_the_first_destroy() -> None:
+    for stack, guarded in (("prod", True), ("dev", False)):
+        evaluation = evaluate(config=configuration(stack), secrets=SECRETS)
+        [service] = evaluation.of_type("gcp:cloudrunv2/service:Service")
+        assert service.inputs["deletionProtection"] is guarded
+        protected = {resource.name for resource in evaluation.resources.values() if resource.options.protect}
+        assert protected == ({"queue", "queue-dead-letters"} if guarded else set())
+        hooks = [kind.name for each in evaluation.resources.values() for kind, _ in each.options.hooks.ListFields()]
+        assert hooks == ["before_update"]  # one before a deletion would stop a destroy without --run-program
+
+
+NAMES = ("accountId", "imageName", "member", "name", "repositoryId", "secret", "secretId", "serviceAccountId")
+"""The inputs that name something in a project."""
+
+
+def names(evaluation: Evaluation) -> set[tuple[str, ...]]:
+    """Type and names of all that a stack declares but the APIs; titles where people have nothing else to go by."""
+    found = set()
+    for resource in evaluation.resources.values():
+        inputs = resource.inputs
+        if resource.type == "gcp:monitoring/dashboard:Dashboard":
+            inputs = json.loads(inputs["dashboardJson"])
+        if not is_component(resource) and resource.type != "gcp:projects/service:Service":
+            named = [inputs[key] for key in NAMES if key in inputs] or [inputs["displayName"]]
+            found.add((resource.type, *named))
+    return found
+
+
+def test_the_stacks_share_a_project_without_a_name_in_common() -> None:
+    more = {"cloud-run-tasks:alertEmails": '["on-call@shop.example"]'}
+    stacks = [names(evaluate(config=configuration(stack) | more, secrets=SECRETS)) for stack in STACKS]
+    assert min(map(len, stacks)) > 20
+    assert len(set.union(*stacks)) == sum(map(len, stacks))
+
+
+def test_an_image_by_digest_is_run_and_exported_and_nothing_is_built(config: dict[str, str]) -> None:
+    image = "us-central1-docker.pkg.dev/shop-project/cloud-run-tasks/task-handler@sha256:" + "5" * 64
+    evaluation = evaluate(config=config | {"cloud-run-tasks:image": image}, secrets=SECRETS)
+    [service] = evaluation.of_type("gcp:cloudrunv2/service:Service")
+    assert service.inputs["template"]["containers"][0]["image"] == image == evaluation.exports["image"]
+    assert not evaluation.of_type("docker:index/image:Image")
+
+
 def test_every_resource_is_a_child_of_a_component(evaluation: Evaluation) -> None:
     components = {urn for urn, resource in evaluation.resources.items() if is_component(resource)}
     assert {evaluation.resources[urn].type.rpartition(":")[2] for urn in components} == {
         "Apis",
         "HandlerImage",
         "HandlerService",
+        "Monitoring",
         "TaskInvoker",
         "TaskQueue",
     }
@@ -235,7 +284,7 @@ def test_every_resource_waits_for_the_api_that_it_calls_and_no_other_api_is_enab
             api = API[resource.type.partition("/")[0]] + ".googleapis.com"
             assert enabled[api] in ancestors(resource, evaluation.resources), urn
             called.add(api)
-    assert enabled.keys() == called
+    assert enabled.keys() == called | {"logging.googleapis.com"}  # an alert watches the handler's log
 
 
 def test_a_stack_without_secrets_declares_none_and_keeps_the_api_enabled() -> None:
@@ -320,7 +369,7 @@ def test_a_secret_is_nowhere_in_the_state_but_encrypted_and_in_no_log(
 
     monkeypatch.setattr(MockMonitor, "RegisterResourceOutputs", spy)
     evaluation = evaluate(config=config, secrets=SECRETS, preview=preview)
-    assert len(sent) == 6  # five components and the stack
+    assert len(sent) == 7  # six components and the stack
     assert HIDDEN not in str(sent) + str(evaluation.exports) + caplog.text + "".join(capfd.readouterr())
     found = []
     for resource in evaluation.resources.values():
@@ -389,6 +438,7 @@ def test_a_stack_that_sets_its_project_and_its_secrets_declares_the_figures_of_t
             "maxDoublings": 4.0,
             "maxRetryDuration": "0s",
         },
+        "stackdriverLoggingConfig": {"samplingRatio": 1.0},
     }
     [service] = evaluation.of_type("gcp:cloudrunv2/service:Service")
     template = service.inputs["template"]

@@ -39,8 +39,9 @@ DEFAULTS: dict[str, Any] = {
         "min_backoff_seconds": 10.0,
         "max_backoff_seconds": 300.0,
         "max_doublings": 4,
+        "attempt_log_ratio": 1.0,
     },
-    "image": {"repository_name": "cloud-run-tasks"},
+    "image": {"repository_name": "cloud-run-tasks", "image": ""},
     "service": {
         "service_name": "task-handler",
         "memory": "512Mi",
@@ -58,9 +59,12 @@ DEFAULTS: dict[str, Any] = {
         "warehouse_secret": SECRETS["warehouseSecret"],
     },
     "invoker": {"invoker_account": "cloud-tasks-invoker", "invoker_display_name": "Cloud Tasks Invoker"},
+    "monitoring": {"alert_emails": (), "notification_channels": ()},
 }
 """What a stack has that sets only its project and its secrets."""
-SECTIONS = ("queue", "image", "service", "effects", "invoker")
+SECTIONS = ("queue", "image", "service", "effects", "invoker", "monitoring")
+IMAGE = "europe-west1-docker.pkg.dev/shop-project/images/handler@sha256:" + "5" * 64
+PAGER = "projects/shop-project/notificationChannels/17"
 
 OVERRIDES: dict[str, tuple[str, str, str, object]] = {
     "region": ("europe-west1", "", "region", "europe-west1"),
@@ -73,7 +77,9 @@ OVERRIDES: dict[str, tuple[str, str, str, object]] = {
     "minBackoffSeconds": ("0.1", "queue", "min_backoff_seconds", 0.1),
     "maxBackoffSeconds": ("3600", "queue", "max_backoff_seconds", 3600.0),
     "maxDoublings": ("16", "queue", "max_doublings", 16),
+    "attemptLogRatio": ("0.25", "queue", "attempt_log_ratio", 0.25),
     "repositoryName": ("order-images", "image", "repository_name", "order-images"),
+    "image": (IMAGE, "image", "image", IMAGE),
     "serviceName": ("order-handler", "service", "service_name", "order-handler"),
     "memory": ("1Gi", "service", "memory", "1Gi"),
     "handlerTimeoutSeconds": ("60", "service", "handler_timeout_seconds", 60),
@@ -88,6 +94,8 @@ OVERRIDES: dict[str, tuple[str, str, str, object]] = {
     "warehouseSecret": ("0123456789abcdef", "effects", "warehouse_secret", "0123456789abcdef"),
     "invokerAccount": ("order-invoker", "invoker", "invoker_account", "order-invoker"),
     "invokerDisplayName": ("Order Invoker", "invoker", "invoker_display_name", "Order Invoker"),
+    "alertEmails": ('["on-call@shop.example"]', "monitoring", "alert_emails", ("on-call@shop.example",)),
+    "notificationChannels": (json.dumps([PAGER]), "monitoring", "notification_channels", (PAGER,)),
 }
 """Another value for each setting: its text, where it goes, and what stands there."""
 
@@ -124,6 +132,8 @@ REFUSED: dict[str, list[str]] = {
     "minBackoffSeconds": [*NUMBERS, "10s", "2678401", "1e300"],
     "maxBackoffSeconds": [*NUMBERS, "300s", "2678401"],
     "maxDoublings": [*WHOLE_NUMBERS, "101"],
+    "attemptLogRatio": ["", "most", "true", "nan", "-0.1", "1.1", "10%"],
+    "image": [IMAGE[:-1], IMAGE + "5", IMAGE.partition("@")[0] + ":latest", "handler@sha256:" + "5" * 64, f"{IMAGE}\n"],
     "repositoryName": ["", "a" * 64, "1-images", "Images", "images-", "my_images", "a/b"],
     "serviceName": ["", "a" * 50, "1-handler", "Handler", "handler-", "my_handler"],
     "memory": ["", "512", "512M", "512mi", "0.5Gi", "127Mi", "4097Mi", "0Gi", "5Gi", " 512Mi"],
@@ -171,6 +181,8 @@ REFUSED: dict[str, list[str]] = {
     "warehouseSecret": ["", HIDDEN, f"{HIDDEN}-8901234", f"{HIDDEN} 9012345678", f"{HIDDEN}-0123456789\n"],
     "invokerAccount": ACCOUNT_IDS,
     "invokerDisplayName": ["", "a" * 101, "two\nlines"],
+    "alertEmails": ["", "on-call@shop.example", '["on-call"]', '["on-call@shop"]', '["a b@shop.example"]', "[1]"],
+    "notificationChannels": ["", PAGER, '["17"]', '["projects/shop-project/notificationChannels/pager"]', "[1]"],
 }
 
 
@@ -230,7 +242,7 @@ def test_every_setting_has_a_row_of_the_table_an_override_and_refused_values_her
     assert {re.match(r"\| `(\w+)` \|", row)[1] for row in rows} == keys  # type: ignore[index]
     assert len(rows) == len(keys)
     assert all(row.count("|") == 5 for row in rows)
-    assert {re.match(r"\| `(\w+)` \|", row)[1] for row in rows if "|  |" in row} == SECRETS.keys()  # type: ignore[index]
+    assert {re.match(r"\| `(\w+)` \|", row)[1] for row in rows if "|  |" in row} == SECRETS.keys() | {"image"}  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +273,7 @@ def test_a_refused_value_is_named_with_its_key_and_a_remedy_that_works(key: str,
     match shlex.split(command):
         case ["pulumi", "config", "set", "--path", path, item]:
             assert path == f"{key}[0]"
-            parse(**{key: json.dumps([f"{item}@shop-project.iam.gserviceaccount.com"])})
+            parse(**{key: json.dumps([item])})
         case ["pulumi", "config", "set", "--secret", named]:
             assert named == key
             assert key in SECRETS
@@ -287,6 +299,10 @@ def test_a_refused_value_is_named_with_its_key_and_a_remedy_that_works(key: str,
         ("maxBackoffSeconds", "100000"),
         ("maxDoublings", "1"),
         ("maxDoublings", "100"),
+        ("attemptLogRatio", "0"),
+        ("attemptLogRatio", "1"),
+        ("image", ""),
+        ("image", "a.b/c@sha256:" + "0" * 64),
         ("repositoryName", "a"),
         ("repositoryName", "a" * 63),
         ("serviceName", "a"),
@@ -348,7 +364,13 @@ def test_a_range_includes_both_its_ends(key: str, text: str) -> None:
             {"producers": json.dumps([WEB, "group:web@example.com"])},
             {"producers": json.dumps([WEB, WEB])},
             "producers",
-            "must name each member once",
+            "must name each item once",
+        ),
+        (
+            {"notificationChannels": json.dumps([PAGER])},
+            {"notificationChannels": json.dumps([PAGER, PAGER])},
+            "notificationChannels",
+            "must name each item once",
         ),
     ],
 )
