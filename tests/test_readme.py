@@ -1,17 +1,38 @@
 import re
+from pathlib import Path
+
+import pytest
 
 import settings
 from local.program import ROOT
 
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+DOCS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_table_of_settings_is_the_one_that_settings_prints() -> None:
-    [table] = re.findall(r"<!-- settings: .*? -->\n(.*?)\n<!-- end of settings -->", README, re.DOTALL)
+    text = README.read_text()
+    [table] = re.findall(r"<!-- settings: .*? -->\n(.*?)\n<!-- end of settings -->", text, re.DOTALL)
     assert table == settings.table()
 
 
-def test_every_file_that_the_readme_links_to_exists() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for link in links:
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"\W+", "-", each.lower()) for each in headings], link
+
+
+def test_every_setting_that_is_set_exists_and_is_encrypted_if_it_is_a_secret() -> None:
+    secret = {"--secret": True, "--path": False, "": False}
+    rows = {row.split("`")[1]: "| Secret: " in row for row in settings.table().splitlines()[2:]}
+    pages = "".join(page.read_text() for page in DOCS)
+    commands = re.findall(r"^\$ pulumi config set (--secret|--path)? ?'?(\w[\w:]*)", pages, re.MULTILINE)
+    assert len(commands) > 10
+    assert [key for flag, key in commands if key != "gcp:project" and rows.get(key) is not secret[flag]] == []
