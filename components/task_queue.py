@@ -152,7 +152,7 @@ def warn_of_a_move(hook: pulumi.ResourceHookArgs) -> None:
     before, after = (inputs and inputs.get("path") for inputs in (hook.old_inputs, hook.new_inputs))
     if before and before != after:
         pulumi.log.warn(
-            f"{before} gives way to {after}: deleted are the queue, its dead-letter queue and every task in them, and "
+            f"{before} gives way to {after}: the queue, its dead-letter queue and every task in them are deleted, and "
             "neither name can be used again for 3 to 7 days; let both run empty first"
         )
 

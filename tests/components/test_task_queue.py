@@ -248,7 +248,7 @@ def test_a_warning_precedes_the_loss_of_a_queue(
     assert (
         warnings
         == [
-            f"{PATH} gives way to {MOVED}: deleted are the queue, its dead-letter queue and every task in them, and "
+            f"{PATH} gives way to {MOVED}: the queue, its dead-letter queue and every task in them are deleted, and "
             "neither name can be used again for 3 to 7 days; let both run empty first"
         ]
         * warned
