@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own, from Debian's package."""
+"""What the tests need of the machine: a PostgreSQL of their own, and the image of the handler."""
 
 import os
 import pwd
@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+
+from local.program import ROOT
 
 PATIENCE = 30
 """Seconds that it may take to start or to end."""
@@ -80,3 +82,22 @@ def postgresql_url(postgresql: str, request: pytest.FixtureRequest) -> Iterator[
         yield postgresql + name
         connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The id of the handler's image, built on this machine."""
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "ps"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no Docker daemon answers: start one, or `. .ci/docker.sh` in a shell of root")
+    built = subprocess.run(
+        [docker, "build", "--quiet", ROOT / "handler"],
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "buildx" in built.stderr:
+        pytest.skip(f"{docker} has no BuildKit: install its plugin buildx")
+    assert built.returncode == 0, built.stderr
+    return built.stdout.strip()

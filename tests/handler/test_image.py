@@ -1,0 +1,173 @@
+"""The image of the handler: what goes in, what comes out, and how it runs where it may write nowhere."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from local.program import ROOT
+from tests.handler.asgi import DIRECT, LAST
+
+CONFINED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+ENVIRONMENT = {
+    "HOST": "127.0.0.1",
+    "MAX_ATTEMPTS": "5",
+    "HANDLER_TIMEOUT_SECONDS": "300",
+    "DEAD_LETTER_QUEUE": "projects/shop/locations/us-central1/queues/dead-letters",
+}
+NOWHERE = {
+    "DATABASE_URL": "postgresql://127.0.0.1:1/shop",
+    "SMTP_URL": "smtp://127.0.0.1:1?from=shop@example.com",
+    "WAREHOUSE_URL": "http://127.0.0.1:1",
+    "WAREHOUSE_SECRET": "the-local-warehouse",
+    "CLOUD_TASKS_EMULATOR_HOST": "127.0.0.1:1",
+}
+"""Every effect and the dead-letter queue are real, and away."""
+
+
+def docker(*arguments: str) -> str:
+    done = subprocess.run(
+        ["docker", *arguments],
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout.strip()
+
+
+class Container:
+    def __init__(self, image: str, environment: Mapping[str, str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        variables = {**ENVIRONMENT, **environment, "PORT": str(self._port)}
+        environs = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
+        self.id = docker("run", "--detach", "--network", "host", *CONFINED, *environs, image)
+
+    def request(self, method: str, path: str, body: str = "", headers: Mapping[str, str] = DIRECT) -> tuple[int, str]:
+        """Once it answers."""
+        deadline = time.monotonic() + 30
+        while True:
+            connection = HTTPConnection("127.0.0.1", self._port, timeout=30)
+            try:
+                connection.request(method, path, body, dict(headers))
+                response = connection.getresponse()
+                return response.status, response.read().decode()
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, docker("logs", self.id)
+                time.sleep(0.05)
+            finally:
+                connection.close()
+
+    def process(self, order: dict[str, str], headers: Mapping[str, str] = DIRECT) -> tuple[int, str]:
+        return self.request("POST", "/process-order", json.dumps(order), headers)
+
+
+@contextmanager
+def running(image: str, environment: Mapping[str, str]) -> Iterator[Container]:
+    container = Container(image, environment)
+    try:
+        yield container
+    finally:
+        docker("rm", "--force", container.id)
+
+
+def test_a_container_that_may_write_nowhere_serves_without_root_and_ends_when_told(image: str) -> None:
+    with running(image, {"SIMULATE_EFFECTS": "true"}) as container:
+        assert container.request("GET", "/") == (200, "Task handler is running")
+        assert container.process({"orderId": "A", "action": "update_inventory"})[0] == 200
+        assert docker("exec", container.id, "id", "-u") == "65532"
+        docker("stop", "--time", "10", container.id)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", container.id) == "0"
+
+
+def test_a_cold_start_and_a_last_attempt_compile_nothing(image: str) -> None:
+    with running(image, {**NOWHERE, "PYTHONVERBOSE": "1"}) as container:
+        for action in ("send_confirmation", "update_inventory", "notify_warehouse"):
+            order = {"orderId": "A", "action": action, "customerEmail": "ada@example.com"}
+            assert container.process(order, LAST)[0] == 500
+        log = docker("logs", container.id)
+    assert re.search(r"code object from '/srv/order_handler/.*\.pyc'", log)
+    assert re.findall(r"code object from (/.*\.py)\b", log) == []
+
+
+def checkout(folder: Path) -> Path:
+    """The handler as git has it."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT / "handler", capture_output=True, text=True, check=True)
+    for name in tracked.stdout.split():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "handler" / name, folder / name)
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+@pytest.mark.usefixtures("image")
+def test_only_sources_and_lock_reach_the_build_or_an_unchanged_image_would_show_as_changed(tmp_path: Path) -> None:
+    context = checkout(tmp_path / "handler")
+    sources = {name for name in files(context) if name.endswith(".py")}
+    for name in (
+        *(".venv/pyvenv.cfg", ".env", ".pytest_cache/README.md", "order_handler.egg-info/PKG-INFO", "dist/a.whl"),
+        *("order_handler/__pycache__/app.cpython-313.pyc", "order_handler/.app.py.swp", "order_handler/app.py~"),
+        *("order_handler/.ruff_cache/0.1", "order_handler/.DS_Store"),
+    ):
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text("of this machine only")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    docker("build", "--file", f"{tmp_path}/Dockerfile", "--output", f"{tmp_path}/reached", str(context))
+    assert files(tmp_path / "reached") == sources | {"pyproject.toml", "uv.lock"}
+    # pulumi-docker's digest of the context would name the absolute path that a link points to
+    assert not any(path.is_symlink() for path in (tmp_path / "reached").rglob("*"))
+
+
+@pytest.fixture
+def build() -> Iterator[Callable[[Path], str]]:
+    """Builds the image of a checkout; its id."""
+    built: list[str] = []
+
+    def build(context: Path) -> str:
+        built.append(docker("build", "--quiet", str(context)))
+        return built[-1]
+
+    yield build
+    for image in built:
+        docker("image", "rm", image)
+
+
+def layers(image: str) -> list[str]:
+    found: list[str] = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
+    return found
+
+
+def test_a_change_of_the_code_renews_the_last_layer_only(
+    image: str, build: Callable[[Path], str], tmp_path: Path
+) -> None:
+    context = checkout(tmp_path)
+    with (context / "order_handler/app.py").open("a") as source:
+        source.write("# changed\n")
+    before, after = layers(image), layers(build(context))
+    assert before[:-1] == after[:-1]
+    assert before[-1] != after[-1]
+
+
+@pytest.mark.usefixtures("image")
+def test_a_checkout_that_only_its_owner_may_read_becomes_an_image_that_runs(
+    build: Callable[[Path], str], tmp_path: Path
+) -> None:
+    context = checkout(tmp_path)
+    for path in context.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    docker("run", "--rm", *CONFINED, build(context), "python", "-c", "import order_handler.app")
