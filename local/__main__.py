@@ -22,10 +22,12 @@ from rich.console import Console
 
 from local.cloud import Cloud, Ports, PortTakenError, listen
 from local.cloud_tasks import Event
+from local.containers import ContainerError, Containers
 from local.declared import declared
 from local.drill import Drill, DrillError
 from local.effects import PLACEHOLDERS, Effects
 from local.faults import Faults
+from local.instances import Processes
 from local.lines import lines
 from local.program import PROJECT, ProgramError, evaluate, stack_configuration
 from local.report import Report
@@ -61,9 +63,15 @@ def main() -> int:
                 evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url)
                 faults = Faults(arguments.faults, folder / "faults.jsonl")
                 effects = Effects(folder, faults, arguments.database_url)
-                cloud = Cloud(declared(evaluation), store, listener, ports, time.time, effects, faults)
+                program = declared(evaluation)
+                runtime = (
+                    Containers.built(program.build, program.service.name, folder)
+                    if arguments.container
+                    else Processes(program.context)
+                )
+                cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime)
                 return asyncio.run(_up(cloud, arguments, console, started))
-    except (ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
+    except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
@@ -111,6 +119,7 @@ def _arguments() -> argparse.Namespace:
     up.add_argument(
         "--database-url", default="", metavar="URL", help="a PostgreSQL instead of SQLite in the state folder"
     )
+    up.add_argument("--container", action="store_true", help="run the handler's image, built with Docker, on Linux")
     up.add_argument("--faults", type=int, metavar="SEED", help="break things at random, as the drill does")
     arguments = parser.parse_args()
     if arguments.command == "drill":

@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import socket
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,13 +16,14 @@ from local import rest
 from local.api import Api
 from local.batches import Batches
 from local.cloud_tasks import CloudTasks
+from local.containers import Containers
 from local.declared import Declared
 from local.dispatch import Dispatcher
 from local.effects import Effects
 from local.faults import Faults
 from local.front_door import FrontDoor
 from local.identity import Identity, new_key
-from local.instances import Instances
+from local.instances import Instances, Processes
 from local.messages import CallError, Message
 from local.program import ProgramError
 from local.rest import MAX_REQUEST_BYTES
@@ -32,8 +32,8 @@ from local.store import Store
 
 log = logging.getLogger("local.cloud")
 
-HANDLER_COMMAND = (".venv/bin/python", "-m", "order_handler")
-"""What the image runs, in the locked environment of its build context."""
+HANDLER = "order_handler"
+"""The module that the image runs."""
 _GRPC_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)]
 
 
@@ -73,12 +73,10 @@ def listen(port: int, what: str) -> socket.socket:
     return listener
 
 
-async def prepare_database(context: Path, database_url: str) -> None:
-    """Have the handler in a folder create the tables that are missing."""
-    python, *_ = HANDLER_COMMAND
-    schema = await asyncio.create_subprocess_exec(
-        python, "-m", "order_handler.schema", cwd=context, env={"DATABASE_URL": database_url}
-    )
+async def prepare_database(runtime: Processes | Containers, database_url: str) -> None:
+    """Have the handler create the tables that are missing."""
+    command, environment = runtime.command(f"{HANDLER}.schema", {"DATABASE_URL": database_url})
+    schema = await asyncio.create_subprocess_exec(*command, cwd=runtime.folder, env=environment)
     if await schema.wait() != 0:
         raise ProgramError("the handler's database cannot be prepared; the line above says why")
 
@@ -95,6 +93,7 @@ class Cloud:
         clock: Callable[[], float],
         effects: Effects,
         faults: Faults,
+        runtime: Processes | Containers,
     ) -> None:
         """`service_listener`: where the service is, already bound, since the program was evaluated with its address."""
         self.program = program
@@ -105,6 +104,7 @@ class Cloud:
         self._clock = clock
         self.effects = effects
         self._faults = faults
+        self._runtime = runtime
         self._runners: list[web.AppRunner] = []
 
     async def __aenter__(self) -> Self:
@@ -143,8 +143,8 @@ class Cloud:
         addresses = await self.effects.start()
         service = program.service
         self._instances = Instances(
-            HANDLER_COMMAND,
-            program.context,
+            self._runtime,
+            HANDLER,
             {
                 **service.environment,
                 **{name: value for name, value in addresses.items() if name in service.environment},
@@ -192,7 +192,7 @@ class Cloud:
 
     async def commit(self, orders: Iterable[str]) -> None:
         """Put orders into the handler's database, as a web app does before it creates their tasks."""
-        await prepare_database(self.program.context, self.effects.database_url)
+        await prepare_database(self._runtime, self.effects.database_url)
         await asyncio.to_thread(Shop(self.effects.database_url).commit, orders)
 
     def dead_letters(self) -> list[Message]:

@@ -29,9 +29,14 @@ class Declared:
     """E-mail of the account that the service runs as."""
     roles: frozenset[tuple[str, str, str]]
     """Queue's short name, role and member of each grant on a queue."""
-    context: Path
-    """Folder that the service's image is built from."""
+    build: Mapping[str, Any]
+    """How the service's image is built: the inputs of pulumi-docker, paths relative to the project."""
     exports: Mapping[str, Any]
+
+    @property
+    def context(self) -> Path:
+        """Folder that the image is built from."""
+        return ROOT / str(self.build["context"])
 
     def grants(self, queue: str) -> list[tuple[str, str]]:
         """Role and member of each grant on a queue (full path)."""
@@ -87,7 +92,7 @@ def _declared(evaluation: Evaluation) -> Declared:
             (grant.inputs["name"], grant.inputs["role"], grant.inputs["member"])
             for grant in evaluation.of_type("gcp:cloudtasks/queueIamMember:QueueIamMember")
         ),
-        context=ROOT / images[0].inputs["build"]["context"],
+        build=images[0].inputs["build"],
         exports=evaluation.exports,
     )
 

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from local.cloud import prepare_database
 from local.effects import Effects
 from local.faults import Faults, append, lines
+from local.instances import Processes
 from local.program import ROOT
 from local.shop import Shop
 
@@ -131,7 +132,7 @@ class Drill:
 
     async def _commit(self) -> None:
         """Put the orders into the database, as the web app does before it creates tasks."""
-        await prepare_database(ROOT / "handler", self._effects.database_url)
+        await prepare_database(Processes(ROOT / "handler"), self._effects.database_url)
         if not await asyncio.to_thread(self._shop.is_empty):
             raise DrillError(
                 "the database has orders already; a drill cuts connections and counts: give it an empty one"

@@ -1,7 +1,7 @@
-"""The handler processes behind the front door: started on demand, up to the declared number.
+"""The instances behind the front door: started on demand, up to the declared number.
 
-An instance is the handler's own command in its own locked environment. Output of all goes to one logger, as to Cloud
-Logging.
+An instance is the handler in its own locked environment, or a container of its image. Output of all goes to one logger,
+as to Cloud Logging.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from local.containers import Containers
 from local.lines import lines
 
 log = logging.getLogger("local.instances")
@@ -37,14 +38,32 @@ class NoInstanceError(Exception):
         """429 when all are busy, 503 when one did not start."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Runs the handler as a process in the locked environment of its folder."""
+
+    folder: Path
+    python: str = ".venv/bin/python"
+
+    def command(self, module: str, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Arguments and whole environment of a process that runs a module of the handler."""
+        own = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+        return (self.python, "-m", module), {**own, **environment}
+
+    def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
+        """kill -9 the instance that listens on a port."""
+        process.kill()
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class Instance:
-    """One handler process."""
+    """One running handler."""
 
     port: int
     busy: int = 0
     started: "asyncio.Task[None] | None" = None
     process: asyncio.subprocess.Process | None = None
+    """The handler, or the Docker client that waits for it."""
 
     @property
     def url(self) -> str:
@@ -56,16 +75,16 @@ class Instances:
 
     def __init__(
         self,
-        command: Sequence[str],
-        folder: Path,
+        runtime: Processes | Containers,
+        module: str,
         environment: Mapping[str, str],
         *,
         max_instances: int,
         concurrency: int,
     ) -> None:
-        self._command = command
-        self._folder = folder
-        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **environment}
+        self._runtime = runtime
+        self._module = module
+        self._environment = environment
         self._max_instances = max_instances
         self._concurrency = concurrency
         self._instances: list[Instance] = []
@@ -104,11 +123,14 @@ class Instances:
             self._instances.remove(instance)
 
     async def _started(self, instance: Instance) -> None:
+        command, environment = self._runtime.command(
+            self._module, {**self._environment, "HOST": "127.0.0.1", "PORT": str(instance.port)}
+        )
         try:
             instance.process = process = await asyncio.create_subprocess_exec(
-                *self._command,
-                cwd=self._folder,
-                env={**self._environment, "HOST": "127.0.0.1", "PORT": str(instance.port)},
+                *command,
+                cwd=self._runtime.folder,
+                env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -135,7 +157,7 @@ class Instances:
             else:
                 writer.close()
                 return
-        await _stop(process)
+        await self._stop(instance)
         raise NoInstanceError(503, f"the handler did not listen on PORT {instance.port} within {STARTUP_SECONDS} s")
 
     async def _watch(self, instance: Instance, process: asyncio.subprocess.Process) -> None:
@@ -155,12 +177,12 @@ class Instances:
         """kill -9 the instance that has the most to do."""
         running = [instance for instance in self._instances if instance.process]
         if running:
-            _kill(max(running, key=lambda instance: instance.busy))
+            self._kill(max(running, key=lambda instance: instance.busy))
 
     def kill_all(self) -> None:
         """kill -9 every instance."""
         for instance in self._instances:
-            _kill(instance)
+            self._kill(instance)
 
     async def stop(self) -> None:
         """End every instance: SIGTERM, and SIGKILL for what is still there after ten seconds."""
@@ -168,25 +190,25 @@ class Instances:
         for instance in self._instances:
             if instance.started:
                 instance.started.cancel()
-        await asyncio.gather(*(_stop(i.process) for i in list(self._instances) if i.process))
+        await asyncio.gather(*map(self._stop, list(self._instances)))
         await asyncio.gather(*self._watchers)
 
+    def _kill(self, instance: Instance) -> None:
+        if instance.process:
+            with contextlib.suppress(ProcessLookupError):
+                self._runtime.kill(instance.process, instance.port)
 
-def _kill(instance: Instance) -> None:
-    if instance.process:
+    async def _stop(self, instance: Instance) -> None:
+        if instance.process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
-            instance.process.kill()
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+            instance.process.terminate()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await instance.process.wait()
+            except TimeoutError:
+                self._kill(instance)
+                await instance.process.wait()
 
 
 def _relay(line: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -113,6 +114,12 @@ def up(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
         timeout=PATIENCE,
         check=False,
     )
+
+
+def total(text: str) -> list[int]:
+    """The last row of the table: created, processed, effects, retried, dead letters, gone."""
+    [row] = re.findall(r"^\s*all((?:\s+\d+){6})\s*$", text, re.MULTILINE)
+    return list(map(int, row.split()))
 
 
 def copy_of_checkout(folder: Path) -> Path:

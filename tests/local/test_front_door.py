@@ -16,7 +16,7 @@ from yarl import URL
 
 from local.front_door import FrontDoor, Service
 from local.identity import Identity, new_key
-from local.instances import Instances
+from local.instances import Instances, Processes
 
 INVOKER = "cloud-tasks-invoker@shop.iam.gserviceaccount.com"
 KEY = new_key()
@@ -83,7 +83,7 @@ async def opened(
 ) -> AsyncIterator[Door]:
     (folder / "service.py").write_text(script)
     instances = Instances(
-        [sys.executable, "service.py"], folder, {}, max_instances=max_instances, concurrency=concurrency
+        Processes(folder, sys.executable), "service", {}, max_instances=max_instances, concurrency=concurrency
     )
     identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, lambda: clock[0])
     service = Service("task-handler", seconds, max_instances, concurrency, {}, frozenset(invokers))

@@ -16,7 +16,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks import transports
 
-from tests.local.running import LocalCloud, copy_of_checkout, edit, kill, request, running, up
+from tests.local.running import LocalCloud, copy_of_checkout, edit, kill, request, running, total, up
 
 ORDER = {"orderId": "ORD-1", "action": "send_confirmation", "customerEmail": "ada@example.com"}
 
@@ -177,12 +177,6 @@ def test_every_call_of_this_service_answers(
 
 
 # The main job
-
-
-def total(text: str) -> list[int]:
-    """The last row of the table: created, processed, effects, retried, dead letters, gone."""
-    [row] = re.findall(r"^\s*all((?:\s+\d+){6})\s*$", text, re.MULTILINE)
-    return list(map(int, row.split()))
 
 
 def test_a_file_of_orders_becomes_tasks_at_the_declared_rate() -> None:
