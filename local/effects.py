@@ -5,11 +5,11 @@ answer. The database is SQLite unless another is given.
 """
 
 import asyncio
-import email
 import hashlib
 import hmac
 import json
 import secrets
+from email.parser import BytesHeaderParser
 from pathlib import Path
 
 from aiohttp import web
@@ -75,8 +75,8 @@ class Effects:
         if fault == "connection closed":
             _hang_up(server.transport)
             return "421 Closing"
-        message = email.message_from_bytes(envelope.original_content or b"")
-        append(self._mails, {"id": message["Message-ID"], "to": envelope.rcpt_tos[0]})
+        headers = BytesHeaderParser().parsebytes(envelope.original_content or b"")
+        append(self._mails, {"id": headers["Message-ID"], "to": envelope.rcpt_tos[0]})
         if fault == "answer lost":
             _hang_up(server.transport)
         elif fault == "answered late":

@@ -1,5 +1,6 @@
 """A task as the service takes it and shows it: checks, limits, defaults, views."""
 
+import functools
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -32,14 +33,7 @@ def new_task(given: Message, name: str, now: float, account_exists: Callable[[st
     if not given.HasField("http_request"):
         raise CallError("INVALID_ARGUMENT", "Task must have a payload: one of http_request.")
     http = given.http_request
-    if not http.url:
-        raise CallError("INVALID_ARGUMENT", "HttpRequest.url is required.")
-    if not re.match(r"https?://[^/?#]", http.url):
-        raise CallError("INVALID_ARGUMENT", "HttpTarget.url must start with 'http://' or 'https://'.")
-    if len(quote(http.url, safe=string.punctuation)) > MAX_URL_LENGTH:
-        raise CallError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {MAX_URL_LENGTH} characters long.")
-    if not _is_url(http.url):
-        raise CallError("INVALID_ARGUMENT", f"HttpRequest.url {http.url!r} is not a valid URL.")
+    _check_url(http.url)
     if any(_CONTROL.search(text) for header in http.headers.items() for text in header):
         raise CallError("INVALID_ARGUMENT", "HttpRequest.headers must not contain control characters.")
     if sum(len(text.encode()) for header in http.headers.items() for text in header) >= MAX_HEADERS_BYTES:
@@ -100,9 +94,19 @@ def sent_headers(given: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in given.items() if not _REPLACED_HEADER.fullmatch(key)}
 
 
-def _is_url(text: str) -> bool:
+@functools.lru_cache(maxsize=64)  # the tasks of a queue mostly have the same
+def _check_url(url: str) -> None:
+    """Raises CallError for what the service does not take as a URL."""
+    if not url:
+        raise CallError("INVALID_ARGUMENT", "HttpRequest.url is required.")
+    if not re.match(r"https?://[^/?#]", url):
+        raise CallError("INVALID_ARGUMENT", "HttpTarget.url must start with 'http://' or 'https://'.")
+    if len(quote(url, safe=string.punctuation)) > MAX_URL_LENGTH:
+        raise CallError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {MAX_URL_LENGTH} characters long.")
     try:
-        parts = urlsplit(text)
-        return (parts.port or 0) >= 0 and bool((parts.hostname or "").encode("idna"))
+        parts = urlsplit(url)
+        valid = (parts.port or 0) >= 0 and bool((parts.hostname or "").encode("idna"))
     except ValueError:
-        return False
+        valid = False
+    if not valid:
+        raise CallError("INVALID_ARGUMENT", f"HttpRequest.url {url!r} is not a valid URL.")
