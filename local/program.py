@@ -129,6 +129,7 @@ def _evaluate(
 ) -> Evaluation:
     with _registering_thread() as thread, asyncio.Runner() as runner:
         runner.get_loop().set_default_executor(thread)
+        runner.get_loop().set_exception_handler(_say_once)
         SETTINGS.outputs = set()  # one for the whole process: what a failed run left pending would hang the next one
         recorder = _Recorder(preview, service_url)
         pulumi.runtime.set_all_config({**config, **secrets}, list(secrets))
@@ -149,6 +150,12 @@ def _evaluate(
 
         exports = runner.run(run_and_resolve(), context=contextvars.copy_context())
         return Evaluation(recorder.declared, exports)
+
+
+def _say_once(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave out the outputs that failed with the program: its own error is raised."""
+    if "never retrieved" not in context["message"]:
+        loop.default_exception_handler(context)
 
 
 @contextlib.contextmanager
