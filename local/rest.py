@@ -45,7 +45,7 @@ _HTTP_STATUS = {
 def routes(api: Api) -> list[web.RouteDef]:
     """One a call, and one for what is not served."""
     served = [web.route(call.verb, call.path, _handler(api, call)) for call in CALLS]
-    return [*served, web.route("*", "/v2/{rest:.*}", _unknown_call)]
+    return [*served, web.route("*", "/v2{rest:.*}", _unknown_call)]
 
 
 def _handler(api: Api, call: Call) -> Callable[[web.Request], Any]:

@@ -281,9 +281,10 @@ def test_json_that_is_no_request_is_named_with_what_is_wrong(tmp_path: Path, bod
     assert text in error["message"]
 
 
-def test_what_is_not_served_says_so_over_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [f"v2/{QUEUE}/tasks/t:buffer", f"v2beta3/{QUEUE}:pause"])
+def test_what_is_not_served_says_so_over_rest(tmp_path: Path, path: str) -> None:
     with serving(tmp_path) as (_, address):
-        status, answer = http(f"http://{address}/v2/{QUEUE}/tasks/t:buffer", b"{}")
+        status, answer = http(f"http://{address}/{path}", b"{}")
     assert (status, json.loads(answer)["error"]["status"]) == (501, "UNIMPLEMENTED")
 
 
