@@ -336,11 +336,12 @@ _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 
 def load() -> Settings:
     """The current stack's settings; raises SettingsError with every finding."""
-    settings = parse(raw_configuration(), pulumi.get_project(), pulumi.runtime.is_config_secret)
-    if not settings.queue["retry_until_handled"]:
+    configuration, namespace = raw_configuration(), pulumi.get_project()
+    settings = parse(configuration, namespace, pulumi.runtime.is_config_secret)
+    if f"{namespace}:retryUntilHandled" not in configuration:
         pulumi.log.warn(
-            "retryUntilHandled is false: Cloud Tasks deletes a task whose attempts were used up before they reached "
-            "the handler; set it to true where no order may be lost"
+            "retryUntilHandled is not set: Cloud Tasks deletes a task whose attempts were used up before they reached "
+            "the handler; set it to true where no order may be lost, or to false to accept that"
         )
     return settings
 
