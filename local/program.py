@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
-import hashlib
 import json
 import logging
 import runpy
@@ -25,6 +24,8 @@ from pulumi.runtime import mocks, rpc
 from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import SETTINGS, get_root_resource
 from pulumi.runtime.stack import Stack, run_pulumi_func
+
+from local.servers import made
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "cloud-run-tasks"
@@ -137,8 +138,7 @@ def _evaluate(
 
         async def run() -> None:
             if isinstance(program, Path):
-                with _program_path(program):
-                    runpy.run_path(str(program), run_name="__main__")
+                run_file(program)
             else:
                 program()
 
@@ -169,14 +169,13 @@ def _registering_thread() -> Iterator[ThreadPoolExecutor]:
         loop.close()
 
 
-@contextlib.contextmanager
-def _program_path(program: Path) -> Iterator[None]:
-    """The program's folder as working directory and first on the import path, as under `pulumi up`."""
+def run_file(program: Path) -> None:
+    """Run a program in its folder, which is also first on the import path, as `pulumi up` does."""
     folder = str(program.parent)
     sys.path.insert(0, folder)
     try:
         with contextlib.chdir(folder):
-            yield
+            runpy.run_path(str(program), run_name="__main__")
     finally:
         sys.path.remove(folder)
 
@@ -226,26 +225,8 @@ class _Servers(mocks.Mocks):
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         if self._preview:
             return None, args.inputs
-        given = args.inputs
-        match args.typ:
-            case "gcp:cloudtasks/queue:Queue":
-                path = f"projects/{given['project']}/locations/{given['location']}/queues/{given['name']}"
-                return path, given
-            case "gcp:cloudrunv2/service:Service":
-                return f"{args.name}_id", {**given, "uri": self._service_url}
-            case "gcp:serviceaccount/account:Account":
-                email = f"{given['accountId']}@{given['project']}.iam.gserviceaccount.com"
-                path = f"projects/{given['project']}/serviceAccounts/{email}"
-                return path, {**given, "email": email, "member": f"serviceAccount:{email}", "name": path}
-            case "gcp:secretmanager/secret:Secret":
-                return f"projects/{given['project']}/secrets/{given['secretId']}", given
-            case "gcp:secretmanager/secretVersion:SecretVersion":
-                return f"{given['secret']}/versions/1", {**given, "version": "1"}
-            case "docker:index/image:Image":
-                repository = given["imageName"].rpartition(":")[0]
-                digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
-                return digest, {**given, "repoDigest": f"{repository}@sha256:{digest}"}
-        return f"{args.name}_id", given
+        id_, added = made(args.typ, args.name, args.inputs, self._service_url)
+        return id_, {**args.inputs, **added}
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
         raise ProgramError(f"the program calls {args.token}, which has no answer without the cloud")
