@@ -49,7 +49,7 @@ queue = TaskQueue(
 monitoring = Monitoring("monitoring", {**place, **s.monitoring, **s.watched})
 
 pulumi.export("service_url", service.url)
-pulumi.export("invoker_email", invoker.email)
+pulumi.export("invoker_email", invoker.producers_email)
 pulumi.export("queue", queue.path)
 pulumi.export("dead_letter_queue", queue.dead_letter_path)
 pulumi.export("image", image.digest)

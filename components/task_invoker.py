@@ -27,7 +27,9 @@ class TaskInvoker(pulumi.ComponentResource):
     one serviceaccount.IAMMember `<name>-user-<member>` a producer."""
 
     email: pulumi.Output[str]
-    """The account's e-mail, usable once it may invoke the service and the producers may act as it."""
+    """The account's e-mail, usable once it may invoke the service."""
+    producers_email: pulumi.Output[str]
+    """The same, usable once the producers may act as it too; apart, so that one more producer changes nothing else."""
 
     def __init__(self, name: str, args: TaskInvokerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:TaskInvoker", name, None, opts)
@@ -58,6 +60,7 @@ class TaskInvoker(pulumi.ComponentResource):
             )
             for member in args["producers"]
         ]
-        grants = [grant.id for grant in (binding, *users)]
-        self.email = pulumi.Output.all(account.email, *grants).apply(lambda resolved: str(resolved[0]))
-        self.register_outputs({"email": self.email})
+        self.email = pulumi.Output.all(account.email, binding.id).apply(lambda resolved: str(resolved[0]))
+        grants = [user.id for user in users]
+        self.producers_email = pulumi.Output.all(self.email, *grants).apply(lambda resolved: str(resolved[0]))
+        self.register_outputs({"email": self.email, "producers_email": self.producers_email})

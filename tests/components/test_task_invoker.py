@@ -75,13 +75,17 @@ def test_each_producer_may_act_as_the_account(declare: Declare, computed: Comput
 
 
 @pytest.mark.parametrize("producers", [(), PRODUCERS])
-def test_the_email_is_usable_once_the_account_may_invoke_and_the_producers_may_act_as_it(
+def test_the_email_is_usable_once_the_account_may_invoke_and_by_producers_once_they_may_act_as_it(
     declare: Declare, computed: Computed, producers: tuple[str, ...]
 ) -> None:
-    declared = declare(lambda: projects.Service("reader", service=invoker(producers).email))
-    assert declared["Service reader"].inputs["service"] == computed(EMAIL)
-    assert declared["Service reader"].depends_on == {
-        declared["Account invoker"].urn,
-        declared["ServiceIamMember invoker-run"].urn,
-        *(declared[f"IAMMember invoker-user-{producer}"].urn for producer in producers),
-    }
+    def program() -> None:
+        declared = invoker(producers)
+        projects.Service("queue", service=declared.email)
+        projects.Service("producer", service=declared.producers_email)
+
+    declared = declare(program)
+    may_invoke = {declared["Account invoker"].urn, declared["ServiceIamMember invoker-run"].urn}
+    may_act_as_it = {declared[f"IAMMember invoker-user-{producer}"].urn for producer in producers}
+    for reader, depends_on in (("queue", may_invoke), ("producer", may_invoke | may_act_as_it)):
+        assert declared[f"Service {reader}"].inputs["service"] == computed(EMAIL)
+        assert declared[f"Service {reader}"].depends_on == depends_on
