@@ -3,6 +3,9 @@
 # bytecode of the libraries, once written, halves every later start
 unexport PYTHONDONTWRITEBYTECODE
 
+# the engine, where .ci/run has built one
+export PATH := $(CURDIR)/.pulumi-cli:$(PATH)
+
 # uv from the path, or one of our own from the package index
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 

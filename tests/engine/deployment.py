@@ -1,0 +1,123 @@
+"""One stack of the program under the real engine: its own folder, state and settings; the providers are stood in for.
+
+The program runs in this process and the engine calls it, so that no language host is needed.
+"""
+
+import asyncio
+import dataclasses
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pulumi import automation
+
+from local.program import PROJECT, ROOT
+
+STEPS = (automation.OpType.CREATE, automation.OpType.UPDATE, automation.OpType.REPLACE, automation.OpType.DELETE)
+"""What is counted; a replacement's other steps, and what stays the same, are not."""
+
+
+@dataclasses.dataclass
+class Run:
+    """What one command of the engine did, or in a preview would do."""
+
+    steps: dict[str, str] = dataclasses.field(default_factory=dict)
+    """By type and name: `create`, `update rateLimits`, `replace name`, `delete`."""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    violations: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Policies and what they said."""
+    exports: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    error: str = ""
+    """What the command printed, if it failed."""
+
+
+class Deployment:
+    """A stack, from its first preview to its end."""
+
+    def __init__(self, stack: str, providers: str, folder: Path, program: automation.PulumiFn) -> None:
+        """`providers`: addresses, as PULUMI_DEBUG_PROVIDERS has them."""
+        work = folder / "work"
+        self.state = folder / "state"
+        for each in (work, self.state):
+            each.mkdir(parents=True)
+        shutil.copy(ROOT / "Pulumi.yaml", work)
+        self._settings = Path(shutil.copy(ROOT / f"Pulumi.{stack}.yaml", work))
+        self._loops: set[asyncio.AbstractEventLoop] = set()
+
+        def in_its_loop() -> Awaitable[None] | None:
+            self._loops.add(asyncio.get_running_loop())
+            return program()
+
+        workspace = automation.LocalWorkspace(
+            work_dir=str(work),
+            program=in_its_loop,
+            env_vars={
+                "PULUMI_BACKEND_URL": self.state.as_uri(),
+                "PULUMI_CONFIG_PASSPHRASE": "open sesame",
+                "PULUMI_DEBUG_PROVIDERS": providers,
+                "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+                "PULUMI_HOME": str(folder / "home"),
+                "PULUMI_SKIP_UPDATE_CHECK": "true",
+            },
+        )
+        self._stack = automation.Stack.create(stack, workspace)
+        self._stack.set_config("gcp:project", automation.ConfigValue("shop-project"))
+
+    def set_secrets(self, secrets: Mapping[str, str]) -> None:
+        """`pulumi config set --secret`"""
+        values = {f"{PROJECT}:{key}": automation.ConfigValue(text, secret=True) for key, text in secrets.items()}
+        self._stack.set_all_config(values)
+
+    def set(self, settings: Mapping[str, object]) -> None:
+        """Write settings into the stack's file, as a person would."""
+        content = yaml.safe_load(self._settings.read_text())
+        content["config"] |= {f"{PROJECT}:{key}": value for key, value in settings.items()}
+        self._settings.write_text(yaml.safe_dump(content))
+
+    def preview(self, settings: Mapping[str, object] | None = None, policies: Path | None = None) -> Run:
+        """`settings`: what this preview alone has besides."""
+        before = self._settings.read_text()
+        self.set(settings or {})
+        run = self._run(self._stack.preview, policies)
+        self._settings.write_text(before)
+        return run
+
+    def up(self, policies: Path | None = None) -> Run:
+        """Refreshes too: nothing changes behind Pulumi's back."""
+        return self._run(self._stack.up, policies, refresh=True)
+
+    def destroy(self) -> Run:
+        """Nothing is deleted if the preview, which `pulumi destroy` begins with, fails."""
+        preview = self._run(self._stack.preview_destroy)
+        return preview if preview.error else self._run(self._stack.destroy)
+
+    def close(self) -> None:
+        """Close the loops of the program's runs: the automation API leaves one open where the engine ends first."""
+        for loop in self._loops:
+            if not loop.is_running():
+                loop.close()
+
+    def _run(self, command: Callable[..., object], policies: Path | None = None, **options: bool) -> Run:
+        run = Run()
+        packs = {"policy_packs": [str(policies)]} if policies else {}
+
+        def note(event: automation.EngineEvent) -> None:
+            if event.resource_pre_event:
+                step = event.resource_pre_event.metadata
+                name = f"{step.type.rpartition(':')[2]} {step.urn.rpartition('::')[2]}"
+                if step.op in STEPS and not step.type.startswith("pulumi:"):
+                    run.steps[name] = " ".join([step.op.value, *sorted(step.diffs or ())])
+            if event.diagnostic_event and event.diagnostic_event.severity == "warning":
+                run.warnings.append(event.diagnostic_event.message)
+            if event.policy_event:
+                run.violations.append((event.policy_event.policy_name, event.policy_event.message))
+
+        try:
+            result = command(on_event=note, color="never", **packs, **options)
+            if isinstance(result, automation.UpResult):
+                run.exports = {name: output.value for name, output in result.outputs.items()}
+        except automation.CommandError as error:
+            run.error = str(error)
+        return run

@@ -1,0 +1,113 @@
+"""The real engine on the real program: what a change of settings does to what is deployed.
+
+The providers are stood in for: whether Google's accept the inputs only a real `pulumi up` can show.
+"""
+
+import functools
+import operator
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from local.effects import PLACEHOLDERS
+from local.program import PROJECT, SERVICE_URL, evaluate, stack_configuration
+from tests.engine.conftest import Deploy
+from tests.engine.deployment import Deployment, Run
+from tests.engine.providers import Cloud
+
+WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
+CHANGES: dict[str, tuple[object, dict[str, str]]] = {
+    "maxDispatchesPerSecond": (7, {"Queue queue": "update rateLimits"}),
+    "memory": ("1Gi", {"Service handler": "update template"}),
+    "producers": (
+        [WEB],
+        {f"IAMMember invoker-user-{WEB}": "create", f"QueueIamMember queue-enqueuer-{WEB}": "create"},
+    ),
+}
+"""Settings, another value of each, and all that it changes."""
+REBUILD = {"Image handler-image": "update build", "Service handler": "update template"}
+QUEUES = {
+    *("Queue queue", "Queue queue-dead-letters", f"QueueIamMember queue-enqueuer-{WEB}"),
+    *(f"QueueIamMember queue-dead-letters-{role}" for role in ("enqueuer", "taskDeleter", "viewer")),
+}
+"""What goes when a queue does."""
+PLACED = {"Repository handler-image-repository", "Service handler", "ServiceIamMember invoker-run"}
+"""What else a region holds."""
+
+
+def did(run: Run) -> dict[str, str]:
+    """The steps of a run that succeeded without a warning."""
+    assert (run.error, run.warnings, run.violations) == ("", [], [])
+    return run.steps
+
+
+def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud: Cloud, policies: Path) -> None:
+    """What holds of every stack: it goes up as it was declared, is then left alone, and changes in place."""
+    declared = evaluate(
+        config={**stack_configuration(stack), "gcp:project": "shop-project"},
+        secrets={f"{PROJECT}:{key}": text for key, text in secrets.items()},
+    )
+    created = {f"{each.type.rpartition(':')[2]} {each.name}": "create" for each in declared.resources.values()}
+    assert did(deployment.preview(policies=policies)) == created
+    assert cloud.changed == []  # so nothing was built
+    first = deployment.up()
+    assert did(first) == created
+    assert first.exports == {**declared.exports, "image": first.exports["image"]}
+    assert did(deployment.up()) == {}
+
+    for key, (value, changed) in CHANGES.items():
+        assert did(deployment.preview({key: value})) == changed, key
+    elsewhere = deployment.preview({"image": f"registry.example/handler@sha256:{'0' * 64}"})
+    assert did(elsewhere) == {"Image handler-image": "delete", "Service handler": "update template"}
+    cloud.context = "sha256:second"
+    assert did(deployment.preview()) == REBUILD
+    deployment.set({key: value for key, (value, _) in CHANGES.items()})
+    second = deployment.up(policies)
+    assert did(second) == functools.reduce(operator.or_, (changed for _, changed in CHANGES.values()), REBUILD)
+    assert second.exports == {**first.exports, "image": second.exports["image"]} != first.exports
+
+    state = "".join(file.read_text() for file in deployment.state.rglob("*.json"))
+    assert SERVICE_URL in state
+    assert [text for text in secrets.values() if text in state] == []
+
+
+def replaced(run: Run) -> set[str]:
+    return {name for name, step in run.steps.items() if step.startswith("replace")}
+
+
+def test_dev_warns_of_a_move_tells_all_that_it_replaces_and_is_destroyed_at_the_first_try(
+    deploy: Deploy, cloud: Cloud, policies: Path
+) -> None:
+    dev = deploy("dev")
+    lives(dev, "dev", {}, cloud, policies)
+    for settings, also in ({"queueName": "orders"}, set()), ({"region": "europe-west1"}, PLACED):
+        moved = dev.preview(settings)
+        assert moved.error == ""
+        [warning] = moved.warnings
+        assert "locations/us-central1/queues/cloud-run-tasks gives way to projects/" in warning
+        assert replaced(moved) == QUEUES | also
+
+    destroyed = did(dev.destroy())
+    assert set(destroyed.values()) == {"delete"}
+    assert destroyed.keys() >= QUEUES
+
+
+def test_prod_refuses_a_move_and_is_not_destroyed_before_its_protection_is_off(
+    deploy: Deploy, cloud: Cloud, policies: Path
+) -> None:
+    prod = deploy("prod")
+    prod.set_secrets(PLACEHOLDERS)
+    lives(prod, "prod", PLACEHOLDERS, cloud, policies)
+
+    for refused in prod.preview({"queueName": "orders"}), prod.destroy():
+        for queue in "queue", "queue-dead-letters":
+            assert re.search(rf"Queue::{queue}\W.*protect", refused.error, re.DOTALL)
+    prod.set({"deletionProtection": False})
+    assert did(prod.up()) == {"Service handler": "update deletionProtection"}
+    assert did(prod.destroy())["Service handler"] == "delete"
+
+
+def test_a_setting_that_there_is_not_is_refused_before_anything_is_declared(deploy: Deploy) -> None:
+    refused = deploy("dev").preview({"maxAttemts": 3})
+    assert "cloud-run-tasks:maxAttemts = '3': no such setting; did you mean maxAttempts?" in refused.error
+    assert refused.steps == {}
