@@ -43,14 +43,19 @@ class Dispatch:
     status: int
 
 
+def seconds(low: float, high: float) -> st.SearchStrategy[float]:
+    """In whole microseconds, as the service keeps them."""
+    return st.integers(round(low * 1e6), round(high * 1e6)).map(lambda microseconds: microseconds / 1e6)
+
+
 FIGURES = st.builds(
     Figures,
     rate=st.one_of(st.floats(0.005, 1), st.floats(1, 500)),
     concurrency=st.integers(1, 20),
     max_attempts=st.one_of(st.just(-1), st.integers(1, MOST_FAILURES + 5)),
     max_retry_duration=st.one_of(st.just(0), st.integers(1, 20_000)),
-    min_backoff=st.floats(0.1, 60),
-    max_backoff=st.floats(60, 3600),
+    min_backoff=seconds(0.1, 60),
+    max_backoff=seconds(60, 3600),
     max_doublings=st.integers(1, 16),
 )
 
