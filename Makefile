@@ -20,7 +20,7 @@ test: setup
 	@.venv/bin/mypy
 	@.venv/bin/zizmor --offline --quiet .github/workflows
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@.venv/bin/pytest
+	@.venv/bin/pytest -n auto --dist loadfile
 
 bench: setup
 	@.venv/bin/python -m bench
