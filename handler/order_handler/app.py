@@ -1,8 +1,7 @@
 """The HTTP edge: request -> delivery and body -> attempt; its end -> response and one log line.
 
 Owns what Cloud Tasks gets to see: 200 done or safely stored, 400 never, 500 not yet. Refuses to tell a caller what went
-wrong inside: the log has it. Two routes by hand, because Starlette's router and middleware add a quarter to the time of
-an order.
+wrong inside: the log has it.
 """
 
 import asyncio
@@ -10,30 +9,21 @@ import logging
 from collections.abc import Mapping
 from typing import Self
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+import orjson
 
-from order_handler import logs
+from order_handler import logs, server
 from order_handler.attempt import Attempt, Attempts, End
 from order_handler.dead_letters import DeadLetters
 from order_handler.delivery import Delivery
 from order_handler.effects import Effects
 from order_handler.environment import Environment
-from order_handler.errors import PermanentError
 from order_handler.orders import Order
-
-MAX_BODY = 2**20
-"""Bytes; a task as a whole cannot be larger."""
+from order_handler.server import Request, Response
 
 _logger = logging.getLogger(__name__)
-_encoder = msgspec.json.Encoder()
 
 
 class App:
-    """The ASGI application."""
-
     def __init__(self, environment: Environment, effects: Effects, dead_letters: DeadLetters) -> None:
         self._environment = environment
         self._effects = effects
@@ -46,35 +36,25 @@ class App:
         dead_letters = DeadLetters(environment.dead_letter_queue, environment.timeout, environment.emulator_host)
         return cls(environment, Effects.configured(environment), dead_letters)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        request = Request(scope, receive)
-        response = await self._respond(request)
-        await response(scope, receive, send)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
+    async def serve(self) -> None:
+        """Until SIGTERM. OSError if the port is taken."""
         # Beside the first requests: a database that is down must not keep the port closed.
         preparing = asyncio.create_task(self._effects.prepare())
-        await receive()
+        await server.serve(self.respond, self._environment.host, self._environment.port)
         await preparing
         await self._effects.close()
         await self._dead_letters.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
-    async def _respond(self, request: Request) -> Response:
-        match request.scope["path"], request.method:
+    async def respond(self, request: Request) -> Response:
+        match request.path, request.method:
             case "/process-order", "POST":
                 return await self._process_order(request)
             case "/", "GET" | "HEAD":
-                return PlainTextResponse("Task handler is running")
+                return Response(200, b"Task handler is running", "text/plain; charset=utf-8")
             case "/process-order", _:
-                return self._refuse(request, 405, "Method not allowed", {"allow": "POST"})
+                return self._refuse(request, 405, "Method not allowed", "POST")
             case "/", _:
-                return self._refuse(request, 405, "Method not allowed", {"allow": "GET, HEAD"})
+                return self._refuse(request, 405, "Method not allowed", "GET, HEAD")
             case _:
                 return self._refuse(request, 404, "Not found")
 
@@ -85,13 +65,13 @@ class App:
             # Alerting watches this field.
             self._log(logging.WARNING, "Last attempt", request, delivery, order, {"lastAttempt": True})
 
-        try:
-            made = await self._attempts.make(delivery, await _read_body(request), warn_of_last)
-        except PermanentError as error:
+        if request.body is None:
             # No task is so large: what claims to deliver it cannot be kept.
             end, level = (End.FAILED, logging.ERROR) if delivery else (End.REFUSED, logging.WARNING)
-            made = Attempt(end, str(error), level, permanent=True)
-        # The caller left, or the graceful end is over: another instance has to try again.
+            return self._answer(Attempt(end, "Body is over 1 MiB", level, permanent=True), request, delivery)
+        try:
+            made = await self._attempts.make(delivery, request.body, warn_of_last)
+        # Cancelled: the graceful end is over, and another instance has to try again.
         except (Exception, asyncio.CancelledError) as error:
             level = logging.WARNING if self._attempts.retried(delivery) else logging.ERROR
             made = Attempt(End.FAILED, repr(error), level, failure=error)
@@ -109,12 +89,12 @@ class App:
                 answer = {"status": made.end.value, "orderId": made.order.order_id if made.order else None}
         fields = {"status": status, "deadLetter": made.dead_letter, "deadLetterTrouble": made.trouble}
         self._log(made.level, made.message, request, delivery, made.order, fields, made.failure)
-        return _json(status, answer)
+        return Response(status, orjson.dumps(answer))
 
-    def _refuse(self, request: Request, status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-        message = f"{reason}: {request.method} {request.scope['path']}"
+    def _refuse(self, request: Request, status: int, reason: str, allow: str | None = None) -> Response:
+        message = f"{reason}: {request.method} {request.path}"
         self._log(logging.WARNING, message, request, Delivery.read(request.headers), None, {"status": status})
-        return _json(status, {"error": message}, headers)
+        return Response(status, orjson.dumps({"error": message}), allow=allow)
 
     def _log(
         self,
@@ -138,16 +118,3 @@ class App:
             fields["orderId"] = order.order_id
             fields["action"] = order.action
         _logger.log(level, message, exc_info=failure, extra={"fields": fields})
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise PermanentError("Body is over 1 MiB")
-    return bytes(body)
-
-
-def _json(status: int, answer: Mapping[str, str | None], headers: dict[str, str] | None = None) -> Response:
-    return Response(_encoder.encode(answer), status, headers, "application/json")

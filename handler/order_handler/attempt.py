@@ -8,7 +8,7 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from order_handler import orders
 from order_handler.dead_letters import DeadLetters, Outcome, Stored
@@ -28,8 +28,7 @@ class End(enum.Enum):
     """Not done and not safe: whoever delivered it has to keep it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     end: End
     message: str
     """What was done, or why not."""
@@ -73,7 +72,7 @@ class Attempts:
         if made.end is not End.FAILED:
             return made
         if delivery is None:
-            return replace(made, end=End.REFUSED) if made.permanent else replace(made, level=logging.ERROR)
+            return made._replace(end=End.REFUSED) if made.permanent else made._replace(level=logging.ERROR)
         # An entry that is replayed stays where it is.
         if not made.permanent or self._dead_letters.sent(delivery):
             return made
@@ -87,14 +86,14 @@ class Attempts:
         made = await self._run(order)
         if made.end is End.FAILED:
             level = logging.WARNING if made.permanent else logging.ERROR
-            return self._kept(replace(made, level=level), stored, delivery, body)
+            return self._kept(made._replace(level=level), stored, delivery, body)
         # Even if it is not known to be stored: an unknown outcome may be an entry.
         kept_by = await self._dead_letters.release(delivery, body)
         troubles = [
             *([f"Not stored: {stored.reason}"] if stored.outcome is Outcome.NOT_STORED else []),
             *([f"The entry may be there still: {kept_by}"] if kept_by else []),
         ]
-        return replace(made, level=logging.WARNING, trouble="; ".join(troubles)) if troubles else made
+        return made._replace(level=logging.WARNING, trouble="; ".join(troubles)) if troubles else made
 
     async def _run(self, order: Order) -> Attempt:
         try:
@@ -112,5 +111,5 @@ class Attempts:
     def _kept(self, made: Attempt, stored: Stored, delivery: Delivery, body: bytes) -> Attempt:
         """This failure, once the dead-letter queue was asked to keep the order."""
         if stored.outcome is Outcome.NOT_STORED:
-            return replace(made, level=logging.ERROR, trouble=f"Not stored: {stored.reason}")
-        return replace(made, end=End.DEAD_LETTERED, dead_letter=self._dead_letters.name(delivery, body))
+            return made._replace(level=logging.ERROR, trouble=f"Not stored: {stored.reason}")
+        return made._replace(end=End.DEAD_LETTERED, dead_letter=self._dead_letters.name(delivery, body))

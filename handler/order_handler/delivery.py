@@ -6,15 +6,13 @@ malformed stays unknown, and an attempt that is unknown is the last one: nothing
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 # Cloud Tasks counts in 32 bits: ten digits.
 _COUNT = re.compile(r"[0-9]{1,10}")
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     queue: str | None
     """Short id; None if the header is missing."""
     task: str

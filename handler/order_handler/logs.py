@@ -10,15 +10,13 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-import msgspec
+import orjson
 
 # TRACE/SPAN;o=OPTIONS, where SPAN and OPTIONS may be missing.
 _CLOUD_TRACE = re.compile(r"([0-9a-fA-F]{32})(?![^/;])")
 # W3C Trace Context: VERSION-TRACE-SPAN-FLAGS.
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
 _PRIVATE = re.compile(r"""[^\s<>"'(),;]+@[^\s<>"'(),;]+""")
-
-_encoder = msgspec.json.Encoder()
 
 
 class JsonLines(logging.Formatter):
@@ -29,11 +27,11 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC),
         }
         fields: Mapping[str, object] = getattr(record, "fields", {})
-        line.update((name, value) for name, value in fields.items() if value is not None)
+        line.update({name: value for name, value in fields.items() if value is not None})
         if record.exc_info:
             # The field in which Error Reporting looks for failures.
             line["stack_trace"] = _blot(self.formatException(record.exc_info))
-        return _encoder.encode(line).decode()
+        return orjson.dumps(line, option=orjson.OPT_UTC_Z).decode()
 
 
 def to_stdout() -> None:
@@ -41,6 +39,10 @@ def to_stdout() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # What no line shows; the logging HOWTO's own way to save the third of a record's time that it takes.
+    logging._srcfile = None
+    for unused in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, unused, False)
 
 
 def trace(headers: Mapping[str, str], project: str | None) -> str | None:

@@ -5,8 +5,9 @@ raises what errors.py has; it may run twice, so what it does to the world goes t
 """
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
-import msgspec
+import orjson
 
 from order_handler.effects import Effects
 from order_handler.errors import PermanentError
@@ -15,27 +16,32 @@ MAX_ORDER_ID = 500
 """Characters: what an index of PostgreSQL takes as a key."""
 
 
-class Order(msgspec.Struct, frozen=True, rename="camel"):
-    """What a task's body says. Unknown fields are ignored: a producer may be newer than its handler."""
+class Order(NamedTuple):
+    """What a task's body says."""
 
-    order_id: str = ""
-    action: str = ""
+    order_id: str
+    action: str
     customer_email: str | None = None
 
 
 Action = Callable[[Order, Effects], Awaitable[str]]
 
-_decoder = msgspec.json.Decoder(Order)
 _actions: dict[str, Action] = {}
 
 
 def parse(body: bytes) -> Order:
     """The order in a JSON body; PermanentError if there is none."""
     try:
-        order = _decoder.decode(body)
-    # Broken UTF-8 and absurd nesting raise errors of their own.
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
         raise PermanentError(f"Malformed order: {error}") from error
+    if not isinstance(fields, dict):
+        raise PermanentError("Malformed order: not a JSON object")
+    # Other fields are ignored: a producer may be newer than its handler.
+    order = Order(fields.get("orderId", ""), fields.get("action", ""), fields.get("customerEmail"))
+    texts = order[:2] if order.customer_email is None else order
+    if not all(isinstance(value, str) for value in texts):
+        raise PermanentError("Malformed order: orderId, action and customerEmail must be text")
     if not order.order_id or not order.action:
         raise PermanentError("Missing orderId or action")
     if len(order.order_id) > MAX_ORDER_ID or "\0" in order.order_id:

@@ -9,7 +9,7 @@ import hmac
 import logging
 
 import httpx
-import msgspec
+import orjson
 
 from order_handler.environment import Webhook
 from order_handler.errors import PermanentError, TransientError
@@ -31,7 +31,7 @@ class Warehouse:
 
     async def notify(self, order_id: str, action: str) -> None:
         """Tells the warehouse of the order. Raises what the ledger raises; PermanentError, TransientError."""
-        body = msgspec.json.encode({"orderId": order_id, "action": action})
+        body = orjson.dumps({"orderId": order_id, "action": action})
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": identity(order_id, action),

@@ -14,7 +14,7 @@ from order_handler.effects import Effects
 from order_handler.environment import Environment
 from order_handler.logs import JsonLines
 
-from tests.handler.asgi import Handler
+from tests.handler.calls import Handler
 from tests.handler.fake_cloud_tasks import FakeCloudTasks
 
 DEAD_LETTER_QUEUE = "projects/shop/locations/us-central1/queues/dead-letters"

@@ -19,7 +19,7 @@ from order_handler.environment import Environment
 from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
 from order_handler.ledger import Ledger
 
-from tests.handler.asgi import DELIVERED, DIRECT, LAST, REPLAYED, Answer, Handler, message
+from tests.handler.calls import DELIVERED, DIRECT, LAST, REPLAYED, Answer, Handler, message
 from tests.handler.conftest import DEAD_LETTER_QUEUE
 from tests.handler.fake_cloud_tasks import FakeCloudTasks, Fault
 

@@ -19,7 +19,7 @@ from order_handler.stock import Stock
 from order_handler.tables import metadata, order_lines, orders, stock
 from sqlalchemy import Connection, insert, make_url, select, text
 
-from tests.handler.asgi import DELIVERED, Handler
+from tests.handler.calls import DELIVERED, Handler
 
 Lines = Callable[[], list[dict[str, Any]]]
 

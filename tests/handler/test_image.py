@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from local.program import ROOT
-from tests.handler.asgi import DIRECT, LAST
+from tests.handler.calls import DIRECT, LAST
 
 CONFINED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 ENVIRONMENT = {

@@ -22,7 +22,7 @@ from order_handler.errors import AlreadyProcessedError, PermanentError, Transien
 from order_handler.ledger import Ledger
 from order_handler.mail import Mail
 
-from tests.handler.asgi import DELIVERED, DIRECT, Handler
+from tests.handler.calls import DELIVERED, DIRECT, Handler
 
 Lines = Callable[[], list[dict[str, Any]]]
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import pytest
 
-from tests.handler.asgi import DELIVERED, DIRECT, LAST
+from tests.handler.calls import DELIVERED, DIRECT, LAST
 from tests.handler.fake_cloud_tasks import FakeCloudTasks
 
 ORDER = b'{"orderId": "ORD-1", "action": "update_inventory"}'
@@ -36,11 +36,27 @@ main()
 """
 
 
+# Never ends an order, and has no time for those that are in flight at its end.
+HANGING = """
+import asyncio
+from order_handler import orders, server
+from order_handler.__main__ import main
+
+@orders.action("hang")
+async def hang(order, effects):
+    print('{"message": "hanging"}', flush=True)
+    await asyncio.Event().wait()
+
+server.GRACE_SECONDS = 0
+main()
+"""
+
+
 class Server:
     def __init__(self, process: subprocess.Popen[str], stdout: IO[str]) -> None:
         self.process = process
         self.stdout = stdout
-        self.port = int(self.line_with("Uvicorn running on")["message"].split(":")[2].split()[0])
+        self.port = int(self.line_with("Listening on")["message"].rpartition(":")[2])
 
     def line_with(self, text: str) -> dict[str, Any]:
         for line in self.stdout:
@@ -155,10 +171,25 @@ def test_sigterm_lets_the_order_in_flight_finish(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0
 
 
+def test_what_outlasts_the_grace_is_500_and_the_end_is_well(tmp_path: Path) -> None:
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    answers = []
+    with serve(str(script)) as server:
+        order = b'{"orderId": "ORD-1", "action": "hang"}'
+        caller = threading.Thread(target=lambda: answers.append(server.post(order)))
+        caller.start()
+        server.line_with("hanging")
+        lines = server.end()
+        caller.join(30)
+    assert answers == [(500, {"error": "Internal error"})]
+    assert [line["message"] for line in lines] == ["Shutting down", "CancelledError()", "Ended"]
+
+
 def test_an_idle_connection_does_not_hold_up_the_end() -> None:
     with serve("-m", "order_handler") as server, server.connect() as connection:
         assert post(connection, ORDER)[0] == 200
-        assert "Finished server process" in server.end()[-1]["message"]
+        assert server.end()[-1]["message"] == "Ended"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from order_handler.errors import AlreadyProcessedError, PermanentError, Transien
 from order_handler.ledger import Ledger
 from order_handler.warehouse import Warehouse
 
-from tests.handler.asgi import DELIVERED, Handler
+from tests.handler.calls import DELIVERED, Handler
 
 Lines = Callable[[], list[dict[str, Any]]]
 

@@ -1,11 +1,11 @@
 """Requests to the application in this process, and what it answers."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from order_handler.app import App
-from starlette.types import Message
+from order_handler.server import Request
 
 DIRECT: dict[str, str] = {}
 DELIVERED = {
@@ -20,8 +20,9 @@ REPLAYED = {**DELIVERED, "X-CloudTasks-QueueName": "dead-letters", "X-CloudTasks
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: dict[str, str]
     body: bytes
+    content_type: str
+    allow: str | None
 
     @property
     def json(self) -> object:
@@ -48,32 +49,12 @@ class Handler:
     ) -> Answer:
         return await self.post(headers, message(order_id, action, email))
 
-    async def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
-        return await self.send("POST", "/process-order", headers, [body])
+    async def post(self, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        """The body is None if it was too large."""
+        return await self.send("POST", "/process-order", headers, body)
 
     async def send(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] = DIRECT,
-        chunks: Sequence[bytes] = (b"",),
-        whole: bool = True,
+        self, method: str, path: str, headers: Mapping[str, str] = DIRECT, body: bytes | None = b""
     ) -> Answer:
-        """One request; unless `whole`, the caller leaves after the chunks."""
-        events: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-        if whole:
-            events[-1]["more_body"] = False
-        sent: list[Message] = []
-
-        async def receive() -> Message:
-            return events.pop(0) if events else {"type": "http.disconnect"}
-
-        async def collect(message: Message) -> None:
-            sent.append(message)
-
-        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw}
-        await self._app(scope, receive, collect)
-        start, content = sent
-        answered = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Answer(start["status"], answered, content["body"])
+        named = {name.lower(): value for name, value in headers.items()}
+        return Answer(*await self._app.respond(Request(method, path, named, body)))
