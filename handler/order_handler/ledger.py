@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, select
+from sqlalchemy import Connection, and_, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from order_handler import deadline
@@ -24,6 +24,32 @@ CLAIM_SECONDS = 30
 """Longer than an effect and its record may take."""
 
 _KEY = [effects.c.order_id, effects.c.action]
+_OPEN = effects.c.done_at.is_(None)
+
+# All statements stand here because building one takes longer than running it.
+_INSERTS: dict[str, postgresql.Insert | sqlite.Insert] = {
+    "postgresql": postgresql.insert(effects),
+    "sqlite": sqlite.insert(effects),
+}
+_CLAIMS = {
+    dialect: insert.values(claimed_until=now() + CLAIM_SECONDS)
+    .on_conflict_do_update(
+        index_elements=_KEY,
+        set_={"token": insert.excluded.token, "claimed_until": insert.excluded.claimed_until},
+        where=and_(_OPEN, effects.c.claimed_until <= now()),
+    )
+    .returning(effects.c.token)
+    for dialect, insert in _INSERTS.items()
+}
+_RECORDS = {
+    dialect: insert.values(claimed_until=now(), done_at=now())
+    .on_conflict_do_update(index_elements=_KEY, set_={"done_at": insert.excluded.done_at}, where=_OPEN)
+    .returning(effects.c.token)
+    for dialect, insert in _INSERTS.items()
+}
+_OF_THIS = and_(*(column == bindparam(column.name) for column in _KEY))
+_DONE_AT = select(effects.c.done_at).where(_OF_THIS)
+_RELEASE = delete(effects).where(_OF_THIS, effects.c.token == bindparam("token"), _OPEN)
 
 
 def identity(order_id: str, action: str) -> str:
@@ -33,36 +59,23 @@ def identity(order_id: str, action: str) -> str:
 
 def claim(connection: Connection, order_id: str, action: str, token: str) -> None:
     """Makes the effect this run's own. AlreadyProcessedError; TransientError if another run holds it."""
-    insert = _insert(connection).values(
-        order_id=order_id, action=action, token=token, claimed_until=now() + CLAIM_SECONDS
-    )
-    claimed = insert.on_conflict_do_update(
-        index_elements=_KEY,
-        set_={"token": insert.excluded.token, "claimed_until": insert.excluded.claimed_until},
-        where=and_(effects.c.done_at.is_(None), effects.c.claimed_until <= now()),
-    ).returning(effects.c.token)
-    if connection.execute(claimed).first():
+    mine = {"order_id": order_id, "action": action, "token": token}
+    if connection.execute(_CLAIMS[connection.dialect.name], mine).first():
         return
-    if connection.scalar(select(effects.c.done_at).where(_of(order_id, action))) is None:
+    if connection.scalar(_DONE_AT, {"order_id": order_id, "action": action}) is None:
         raise TransientError(f"Another run is at {action} for {order_id}")
     raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
 
 
 def record(connection: Connection, order_id: str, action: str, token: str) -> bool:
     """Says that the effect happened, whoever claims it by now; False if that was known."""
-    insert = _insert(connection).values(
-        order_id=order_id, action=action, token=token, claimed_until=now(), done_at=now()
-    )
-    recorded = insert.on_conflict_do_update(
-        index_elements=_KEY, set_={"done_at": insert.excluded.done_at}, where=effects.c.done_at.is_(None)
-    ).returning(effects.c.token)
-    return connection.execute(recorded).first() is not None
+    mine = {"order_id": order_id, "action": action, "token": token}
+    return connection.execute(_RECORDS[connection.dialect.name], mine).first() is not None
 
 
 def release(connection: Connection, order_id: str, action: str, token: str) -> None:
     """Gives this run's claim back; another's stays."""
-    own = and_(_of(order_id, action), effects.c.token == token, effects.c.done_at.is_(None))
-    connection.execute(delete(effects).where(own))
+    connection.execute(_RELEASE, {"order_id": order_id, "action": action, "token": token})
 
 
 class Ledger:
@@ -103,11 +116,3 @@ class Ledger:
                 await asyncio.sleep(0.3)
             else:
                 return
-
-
-def _insert(connection: Connection) -> postgresql.Insert | sqlite.Insert:
-    return sqlite.insert(effects) if connection.dialect.name == "sqlite" else postgresql.insert(effects)
-
-
-def _of(order_id: str, action: str) -> ColumnElement[bool]:
-    return and_(effects.c.order_id == order_id, effects.c.action == action)

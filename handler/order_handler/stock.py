@@ -6,12 +6,20 @@ Refuses to go below zero: an order that finds too little of one item takes nothi
 import asyncio
 import uuid
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from order_handler import deadline, ledger
 from order_handler.database import Database
 from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
 from order_handler.tables import order_lines, stock
+
+# Here, since building a statement takes longer than running it.
+_LINES = select(order_lines.c.item, order_lines.c.quantity).where(order_lines.c.order_id == bindparam("order"))
+_TAKE = (
+    update(stock)
+    .where(stock.c.item == bindparam("of"), stock.c.quantity >= bindparam("pieces"))
+    .values(quantity=stock.c.quantity - bindparam("pieces"))
+)
 
 
 class Stock:
@@ -33,14 +41,10 @@ def take(connection: Connection, order_id: str, action: str) -> None:
     # First, so that a second run waits here until the first one's end is known.
     if not ledger.record(connection, order_id, action, uuid.uuid4().hex):
         raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
-    lines = connection.execute(
-        select(order_lines.c.item, order_lines.c.quantity).where(order_lines.c.order_id == order_id)
-    ).all()
+    lines = connection.execute(_LINES, {"order": order_id}).all()
     if not lines:
         raise TransientError(f"Order {order_id} is not yet known to the database")
     # Sorted, so that no two orders wait for each other's items.
     for item, quantity in sorted(lines):
-        enough = (stock.c.item == item) & (stock.c.quantity >= quantity)
-        taken = connection.execute(update(stock).where(enough).values(quantity=stock.c.quantity - quantity))
-        if not taken.rowcount:
+        if not connection.execute(_TAKE, {"of": item, "pieces": quantity}).rowcount:
             raise PermanentError(f"Too little stock of {item} for {order_id}")
