@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 from bench.rows import ROOT, RUNS, MissingToolError, Row, Tool, table, version
 
-BENCHMARKS: tuple[str, ...] = ()
+BENCHMARKS = ("handler",)
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
 

@@ -1,0 +1,181 @@
+"""The handler against the tutorial's stack: Node and Express with the same contract and the same log lines.
+
+What: bench/express/ does what handler/ does with every effect simulated, and main() first holds both to one answer and
+one log line. Both validate, read the delivery's headers and log a JSON line an order to a file. Then, without the other
+side, orders a second with the ledger on: SQLite, a transaction an order, each order another.
+How: one core for the server, the other for wrk, keep-alive, as many callers at once as an instance takes by default.
+Each asks again when it is answered, as a queue with work does, which limits what is under way. So the 99th percentile
+is one of equal concurrency too. A run is a new process: its start until the first 200, a warm-up that does not count
+(Node compiles), the load, and what memory is resident then.
+Unfair would be: a Python built without optimisation, unlike the image's, which costs us a fifth; NODE_ENV other than
+production; logs to a terminal or a slow pipe, which both sides wait for; a server that shares its core with wrk.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.rows import ROOT, RUNS, Row, Tool, in_turn, show
+from local.shop import Shop
+
+PYTHON = str(ROOT / "handler/.venv/bin/python")
+TOOLS = (
+    Tool("Python", [PYTHON, "--version"], "make setup"),
+    Tool("wrk", ["wrk", "-v"], "apt-get install wrk"),
+    Tool("Node", ["node", "--version"], "apt-get install nodejs"),
+    Tool(
+        "Express",
+        ["node", "-p", "require('./bench/express/node_modules/express/package.json').version"],
+        "npm ci --prefix bench/express",
+    ),
+)
+
+HANDLER = [PYTHON, "-m", "order_handler"]
+EXPRESS = ["node", "bench/express/index.js"]
+SERVER_CORE, CALLER_CORE = 0, 1
+CALLERS = 20
+WARM_UP_SECONDS = 3
+SECONDS = 5
+PORT = 9480
+VARIABLES = {
+    "HOST": "127.0.0.1",
+    "PORT": str(PORT),
+    "NODE_ENV": "production",
+    "MAX_ATTEMPTS": "5",
+    "HANDLER_TIMEOUT_SECONDS": "300",
+    "DEAD_LETTER_QUEUE": "projects/shop/locations/us-central1/queues/cloud-run-tasks-dead-letters",
+    "GOOGLE_CLOUD_PROJECT": "shop",
+    "SIMULATE_EFFECTS": "true",
+}
+ORDERS = 40_000
+"""In the database: more than any ledger works off in SECONDS."""
+
+
+class Run(NamedTuple):
+    start: float
+    """Milliseconds until the first 200."""
+    rate: float
+    """Orders a second."""
+    p99: float
+    """Milliseconds."""
+    memory: float
+    """MiB, resident, after the load."""
+
+
+def main() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        _hold_to_one_contract(Path(folder))
+        ours, theirs = in_turn(lambda: _run(HANDLER, Path(folder)), lambda: _run(EXPRESS, Path(folder)))
+        yield Row("handler: throughput", "orders/s", "≥", 3, [r.rate for r in ours], [r.rate for r in theirs])
+        yield Row("handler: 99th percentile", "ms", "≤", 0.3, [r.p99 for r in ours], [r.p99 for r in theirs])
+        yield Row("handler: memory", "MiB", "≤", 0.4, [r.memory for r in ours], [r.memory for r in theirs])
+        yield Row("handler: start to first 200", "ms", "≤", 0.8, [r.start for r in ours], [r.start for r in theirs])
+        yield Row("handler: with the ledger", "orders/s", "≥", 1500, [_with_ledger(Path(folder)) for _ in range(RUNS)])
+
+
+def _run(command: Sequence[str], folder: Path) -> Run:
+    with _serving(command, VARIABLES, folder) as (process, start):
+        _load(WARM_UP_SECONDS)
+        rate, p99 = _load(SECONDS)
+        [resident] = [line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "VmRSS" in line]
+    return Run(start, rate, p99, int(resident.split()[1]) / 1024)
+
+
+def _with_ledger(folder: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=folder) as database:
+        url = f"sqlite:///{database}/shop.db"
+        variables = {**VARIABLES, "DATABASE_URL": url}
+        subprocess.run([PYTHON, "-m", "order_handler.schema"], env={**os.environ, **variables}, check=True)
+        Shop(url).commit(f"ORD-{number}" for number in range(1, ORDERS + 1))
+        with _serving(HANDLER, variables, folder):
+            rate, _ = _load(SECONDS)
+        sold = sum(Shop(url).sold())
+    assert sold >= rate * SECONDS * 0.99, f"only {sold} pieces were sold: orders were not processed"
+    return rate
+
+
+@contextmanager
+def _serving(
+    command: Sequence[str], variables: Mapping[str, str], folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """A server of its own, and how long it took to answer."""
+    with (folder / "log").open("wb") as log:
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            ["taskset", "-c", str(SERVER_CORE), *command], cwd=ROOT, env={**os.environ, **variables}, stdout=log
+        )
+        try:
+            while not _answers():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
+                time.sleep(0.001)
+            yield process, (time.perf_counter() - begin) * 1000
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answers() -> bool:
+    connection = HTTPConnection("127.0.0.1", PORT)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _load(seconds: int) -> tuple[float, float]:
+    """Orders a second, and milliseconds below which 99 of 100 were answered."""
+    threads = ["-t1", f"-c{CALLERS}", f"-d{seconds}s", "--timeout", "10s"]
+    command = ["taskset", "-c", str(CALLER_CORE), "wrk", *threads, "-s", "bench/order.lua", f"http://127.0.0.1:{PORT}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    went = json.loads(ended.stdout.splitlines()[-1])
+    assert went["failed"] == 0, f"{went['failed']} of {went['orders']} orders failed"
+    return went["orders"] / went["seconds"], went["p99"]
+
+
+def _hold_to_one_contract(folder: Path) -> None:
+    """Both sides answer and log alike, or what follows compares nothing."""
+    assert _said(HANDLER, folder) == _said(EXPRESS, folder), "the two sides differ in an answer or in a log line"
+
+
+def _said(command: Sequence[str], folder: Path) -> list[Any]:
+    delivered = {
+        "X-CloudTasks-TaskName": "task-1",
+        "X-CloudTasks-QueueName": "cloud-run-tasks",
+        "X-CloudTasks-TaskRetryCount": "2",
+        "traceparent": "00-105445aa7843bc8bf206b12000100000-00f067aa0ba902b7-01",
+    }
+    order = {"orderId": "ORD-ü", "action": "send_confirmation", "customerEmail": "ada@example.com"}
+    requests: list[tuple[object, dict[str, str]]] = [
+        (order, delivered),
+        (order, {}),
+        ({"orderId": "ORD-1"}, {}),
+        ({**order, "action": "fly"}, {}),
+        ({"orderId": "ada@example.com", "action": "update_inventory"}, delivered),
+    ]
+    answers: list[Any] = []
+    with _serving(command, VARIABLES, folder):
+        for body, headers in requests:
+            connection = HTTPConnection("127.0.0.1", PORT)
+            connection.request("POST", "/process-order", json.dumps(body), headers)
+            response = connection.getresponse()
+            answers.append((response.status, response.headers["Content-Type"].partition(";")[0], json.load(response)))
+            connection.close()
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    orders = [{name: line[name] for name in line if name != "time"} for line in lines if "status" in line]
+    assert len(orders) == len(requests)
+    return answers + orders
+
+
+if __name__ == "__main__":
+    show(main())
