@@ -15,7 +15,10 @@ from typing import Protocol, cast
 
 from bench.rows import ROOT, RUNS, MissingToolError, Row, Tool, table, version
 
-BENCHMARKS = ("handler",)
+BENCHMARKS = (
+    "handler",
+    "producer",
+)
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
 
