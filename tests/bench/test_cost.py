@@ -1,0 +1,63 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from bench.cost import Assumptions, Month, main, table
+from bench.rows import ROOT
+
+PAGE = ROOT / "docs" / "cost.md"
+ONCE = Assumptions(attempts=1)
+
+
+def test_the_page_shows_what_the_calculator_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    [shown] = re.findall(r"<!-- cost: .*? -->\n(.*?)\n<!-- end of cost -->", PAGE.read_text(), re.DOTALL)
+    assert main([]) == 0
+    assert capsys.readouterr().out == f"{shown}\n"
+
+
+# By hand: what a month of these tasks costs, item by item.
+@pytest.mark.parametrize(
+    ("month", "item", "dollars"),
+    [
+        (Month(500_000, ONCE), "Cloud Tasks", 0),
+        (Month(3_000_000, ONCE), "Cloud Tasks", 5 * 0.40),
+        (Month(3_000_000, replace(ONCE, task_bytes=32 * 1024 + 1)), "Cloud Tasks", 11 * 0.40),
+        (Month(2_000_000, ONCE), "Cloud Run, requests", 0),
+        (Month(5_000_000, ONCE), "Cloud Run, requests", 3 * 0.40),
+        # 100 a second, each of 0.06 s that is billed as 0.1 s: 10 at once, of which an instance takes 5
+        (
+            Month(259_200_000, replace(ONCE, seconds=0.06, concurrency=5, cpus=2)),
+            "Cloud Run, time",
+            (2 * 2_592_000 * 10 / 3 - 180_000) * 0.000024 + (0.5 * 2_592_000 * 10 / 3 - 360_000) * 0.0000025,
+        ),
+        (Month(10 * 2**20, ONCE), "Logging", 0),
+        (Month(20 * 2**20, ONCE), "Logging", 50 * 0.50),
+        (Month(50 * 2**20, replace(ONCE, log_ratio=0)), "Logging", 50 * 0.50),
+        (Month(1, ONCE), "Artifact Registry", 0.05),
+    ],
+)
+def test_a_month_costs_what_is_beyond_the_free_tier(month: Month, item: str, dollars: float) -> None:
+    assert month.dollars()[item] == pytest.approx(dollars)
+
+
+def test_an_instance_is_billed_once_for_all_requests_that_share_it() -> None:
+    alone, crowd = Month(1000, ONCE), Month(10_000_000, ONCE)
+    assert alone.instance_seconds == pytest.approx(1000 * 0.2, rel=0.01)
+    assert crowd.instance_seconds < 10_000_000 * 0.2 * 0.7
+
+
+@pytest.mark.parametrize(("tasks", "queues"), [(1000, 1), (1_296_000_000 / 3, 1), (1_296_000_003 / 3, 2), (10**9, 3)])
+def test_a_queue_ends_at_500_dispatches_in_the_busiest_second(tasks: float, queues: int) -> None:
+    assert Month(tasks, ONCE).queues == queues
+
+
+def test_orders_a_day_are_three_tasks_each_for_thirty_days(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["100", "20000"]) == 0
+    assert capsys.readouterr().out == f"{table([Month(9000), Month(1_800_000)])}\n"
+
+
+@pytest.mark.parametrize("argument", ["many", "1.5", "0", "-3"])
+def test_what_is_no_number_of_orders_is_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([argument]) == 2
+    assert "such as 10000" in capsys.readouterr().err
