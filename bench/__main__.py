@@ -18,6 +18,8 @@ from bench.rows import ROOT, RUNS, MissingToolError, Row, Tool, table, version
 BENCHMARKS = (
     "handler",
     "producer",
+    "local_cloud",
+    "image",
 )
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
