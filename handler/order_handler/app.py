@@ -20,8 +20,6 @@ from order_handler.environment import Environment
 from order_handler.orders import Order
 from order_handler.server import Request, Response
 
-_logger = logging.getLogger(__name__)
-
 
 class App:
     def __init__(self, environment: Environment, effects: Effects, dead_letters: DeadLetters) -> None:
@@ -117,4 +115,4 @@ class App:
         if order:
             fields["orderId"] = order.order_id
             fields["action"] = order.action
-        _logger.log(level, message, exc_info=failure, extra={"fields": fields})
+        logs.write(level, message, fields, failure)

@@ -1,7 +1,6 @@
 """The handler in this process, the fake Cloud Tasks behind it, and real databases: SQLite and PostgreSQL."""
 
 import json
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from order_handler.database import Database
 from order_handler.dead_letters import DeadLetters
 from order_handler.effects import Effects
 from order_handler.environment import Environment
-from order_handler.logs import JsonLines
 
 from tests.handler.calls import Handler
 from tests.handler.fake_cloud_tasks import FakeCloudTasks
@@ -63,12 +61,15 @@ def handler(handler_with: Callable[[Effects], Handler]) -> Handler:
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, Any]]]:
-    """The log lines so far."""
-    # The tests' own post office.
-    caplog.set_level(logging.WARNING, "mail.log")
-    caplog.set_level(logging.INFO)
-    return lambda: [json.loads(JsonLines().format(record)) for record in caplog.records]
+def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
+    """The orders' log lines so far."""
+    found: list[dict[str, Any]] = []
+
+    def read() -> list[dict[str, Any]]:
+        found.extend(map(json.loads, capsys.readouterr().out.splitlines()))
+        return found
+
+    return read
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

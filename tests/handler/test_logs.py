@@ -1,6 +1,7 @@
+import io
 import json
 import logging
-import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,35 +11,63 @@ from order_handler import logs
 ID = "105445aa7843bc8bf206b12000100000"
 
 
-def line(message: str, *arguments: object, **fields: object) -> dict[str, Any]:
-    record = logging.LogRecord("shop", logging.WARNING, __file__, 1, message, arguments, None)
-    record.fields = fields
-    text = logs.JsonLines().format(record)
+Line = dict[str, Any]
+Log = Callable[..., Line]
+
+
+@pytest.fixture
+def write(capsys: pytest.CaptureFixture[str]) -> Log:
+    """Makes an order's line."""
+
+    def written(message: str, failure: BaseException | None = None, **fields: object) -> Line:
+        logs.write(logging.WARNING, message, fields, failure)
+        return parsed(capsys.readouterr().out.removesuffix("\n"))
+
+    return written
+
+
+def record(message: str, failure: BaseException | None = None) -> Line:
+    """A line of `logging`."""
+    info = (type(failure), failure, failure.__traceback__) if failure else None
+    return parsed(
+        logs.JsonLines().format(logging.LogRecord("shop", logging.WARNING, __file__, 1, "%s", (message,), info))
+    )
+
+
+def parsed(text: str) -> Line:
     assert "\n" not in text
     found = json.loads(text)
     assert isinstance(found, dict)
     return found
 
 
-def test_a_line_says_severity_message_and_time_in_utc() -> None:
-    found = line("took\n%d s", 3)
+@pytest.fixture(params=["written", "recorded"])
+def log(request: pytest.FixtureRequest, write: Log) -> Log:
+    return write if request.param == "written" else record
+
+
+def boom(text: str) -> Exception:
+    try:
+        raise RuntimeError(text)
+    except RuntimeError as error:
+        return error
+
+
+def test_a_line_says_severity_message_and_time_in_utc(log: Log) -> None:
+    found = log("took\n3 s")
     assert found.keys() == {"severity", "message", "time"}
     assert (found["severity"], found["message"]) == ("WARNING", "took\n3 s")
     assert datetime.fromisoformat(found["time"]).utcoffset() == timedelta(0)
 
 
-def test_fields_stand_beside_the_message_and_none_is_left_out() -> None:
-    found = line("done", orderId="Bestellung-ü", status=200, task=None)
+def test_fields_stand_beside_the_message_and_none_is_left_out(write: Log) -> None:
+    found = write("done", orderId="Bestellung-ü", status=200, task=None)
     assert (found["orderId"], found["status"]) == ("Bestellung-ü", 200)
     assert "task" not in found
 
 
-def test_a_failure_brings_its_stack() -> None:
-    try:
-        raise RuntimeError("boom")
-    except RuntimeError:
-        record = logging.LogRecord("shop", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
-    stack = json.loads(logs.JsonLines().format(record))["stack_trace"]
+def test_a_failure_brings_its_stack(log: Log) -> None:
+    stack = log("failed", boom("boom"))["stack_trace"]
     assert stack.startswith("Traceback")
     assert stack.endswith("RuntimeError: boom")
 
@@ -52,13 +81,22 @@ def test_a_failure_brings_its_stack() -> None:
         ("3 @ 5", "3 @ 5"),
     ],
 )
-def test_what_is_private_is_blotted_out_of_message_and_stack(text: str, shown: str) -> None:
-    assert line("%s", text)["message"] == shown
-    try:
-        raise RuntimeError(text)
-    except RuntimeError:
-        record = logging.LogRecord("shop", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
-    assert json.loads(logs.JsonLines().format(record))["stack_trace"].endswith(f"RuntimeError: {shown}")
+def test_what_is_private_is_blotted_out_of_message_and_stack(log: Log, text: str, shown: str) -> None:
+    found = log(text, boom(text))
+    assert found["message"] == shown
+    assert found["stack_trace"].endswith(f"RuntimeError: {shown}")
+
+
+def test_a_line_that_cannot_be_written_fails_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.write(logging.INFO, "half a surrogate pair: \ud800", {})
+    assert capsys.readouterr().err.startswith("A log line is lost: ")
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stdout", closed)
+    logs.write(logging.INFO, "done", {})
+    assert capsys.readouterr().err.startswith("A log line is lost: ")
 
 
 @pytest.mark.parametrize(
