@@ -4,6 +4,7 @@ Owns the verdict: the median over the runs of our figure divided by the other si
 alone where there is no other side. A ratio of two neighbours in time stands, whatever else the machine is at.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -59,7 +60,7 @@ class Tool:
 
     name: str
     version: Sequence[str]
-    """The command that prints it, somewhere in its first line."""
+    """The command that prints it, first of all numbers with dots."""
     remedy: str
     """The command that installs it."""
 
@@ -75,11 +76,10 @@ def version(tool: Tool) -> str:
         ended = subprocess.run(tool.version, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     except OSError:
         ended = None
-    lines = (ended.stdout or ended.stderr).splitlines() if ended else []
-    found = next((word for word in " ".join(lines[:1]).split() if word.strip("v")[:1].isdigit()), None)
+    found = re.search(r"\d+(\.\d+)+", (ended.stdout or ended.stderr) if ended else "")
     if found is None:
         raise MissingToolError(f"{tool.name} is missing: {tool.remedy}")
-    return found.strip("v,")
+    return found[0]
 
 
 def in_turn(ours: Callable[[], _T], theirs: Callable[[], _T], runs: int = RUNS) -> tuple[list[_T], list[_T]]:
