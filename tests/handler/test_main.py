@@ -35,16 +35,15 @@ async def wait(order, effects):
 main()
 """
 
-
 # Never ends an order, and has no time for those that are in flight at its end.
 HANGING = """
 import asyncio
 from order_handler import orders, server
 from order_handler.__main__ import main
 
-@orders.action("hang")
-async def hang(order, effects):
-    print('{"message": "hanging"}', flush=True)
+@orders.action("wait")
+async def wait(order, effects):
+    print('{"message": "waiting"}', flush=True)
     await asyncio.Event().wait()
 
 server.GRACE_SECONDS = 0
@@ -151,37 +150,36 @@ def test_what_is_not_http_is_logged_in_json_too() -> None:
         server.end()
 
 
-def test_sigterm_lets_the_order_in_flight_finish(tmp_path: Path) -> None:
-    script = tmp_path / "waiting.py"
-    script.write_text(WAITING)
-    answers = []
-    with serve(str(script)) as server:
+@contextmanager
+def at_an_order(script: str, folder: Path) -> Iterator[tuple[Server, list[tuple[int, Any]]]]:
+    """A handler of this script that has begun an order, and what the order was answered, at the end."""
+    file = folder / "script.py"
+    file.write_text(script)
+    answers: list[tuple[int, Any]] = []
+    with serve(str(file)) as server:
         order = b'{"orderId": "ORD-1", "action": "wait"}'
         caller = threading.Thread(target=lambda: answers.append(server.post(order)))
         caller.start()
         server.line_with("waiting")
+        yield server, answers
+        caller.join(30)
+
+
+def test_sigterm_lets_the_order_in_flight_finish(tmp_path: Path) -> None:
+    with at_an_order(WAITING, tmp_path) as (server, answers):
         server.process.send_signal(signal.SIGTERM)
         server.line_with("Shutting down")
         assert server.process.stdin is not None
         server.process.stdin.write("\n")
         server.process.stdin.flush()
         assert server.line_with("waited")["status"] == 200
-        caller.join(30)
-        assert answers == [(200, {"status": "processed", "orderId": "ORD-1"})]
         assert server.process.wait(30) == 0
+    assert answers == [(200, {"status": "processed", "orderId": "ORD-1"})]
 
 
 def test_what_outlasts_the_grace_is_500_and_the_end_is_well(tmp_path: Path) -> None:
-    script = tmp_path / "hanging.py"
-    script.write_text(HANGING)
-    answers = []
-    with serve(str(script)) as server:
-        order = b'{"orderId": "ORD-1", "action": "hang"}'
-        caller = threading.Thread(target=lambda: answers.append(server.post(order)))
-        caller.start()
-        server.line_with("hanging")
+    with at_an_order(HANGING, tmp_path) as (server, answers):
         lines = server.end()
-        caller.join(30)
     assert answers == [(500, {"error": "Internal error"})]
     assert [line["message"] for line in lines] == ["Shutting down", "CancelledError()", "Ended"]
 
