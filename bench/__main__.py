@@ -20,6 +20,7 @@ BENCHMARKS = (
     "producer",
     "local_cloud",
     "image",
+    "program",
 )
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
