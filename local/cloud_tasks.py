@@ -115,8 +115,9 @@ class CloudTasks:
     def _store_new(self, request: Message) -> Message:
         path, given = request.parent, request.task
         self.queues[path]  # must exist
-        task_id = str(secrets.randbelow(9 * 10**18) + 10**18)
-        if given.name:
+        if not given.name:
+            task_id = str(secrets.randbelow(9 * 10**18) + 10**18)
+        else:
             queue, task_id = _split(given.name)
             if queue != path:
                 text = f"The queue name from request ('{path}') must be the same as the queue name in the named task"
