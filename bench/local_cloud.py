@@ -47,7 +47,7 @@ TOOLS: Sequence[Tool] = ()
 
 RATES = {5: 100, 50: 200, 500: 1000}
 """Dispatches to measure, after the burst, by dispatches a second."""
-WAITING, CREATED, DISPATCHED = 100_000, 6000, 2000
+WAITING, CREATED, DISPATCHED = 100_000, 6000, 5000
 AT_ONCE, BATCH = 64, 100
 
 PARENT = "projects/shop/locations/us-central1"

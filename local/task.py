@@ -22,7 +22,7 @@ _REPLACED_HEADER = re.compile(r"(?i)host|content-length|user-agent|x-google-.*|x
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 BODY_METHODS = ("POST", "PUT", "PATCH")
 # as plain numbers: the client's own enumerations take longer to compare than a task to store
-_METHODS = {int(method): method.name for method in types.HttpMethod}
+_METHODS = {int(method): method.name for method in iter(types.HttpMethod)}
 _POST = int(types.HttpMethod.POST)
 _BASIC, _FULL = int(types.Task.View.BASIC), int(types.Task.View.FULL)
 
