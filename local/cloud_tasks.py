@@ -96,23 +96,28 @@ class CloudTasks:
     # Tasks
 
     def create_task(self, request: Message) -> Message:
-        task = self._store_new(request)
-        self._announce([task])
+        task, stored = self._store_new(request)
+        self._announce(request.parent, task, stored)
         return view(task, request.response_view)
 
     def create_tasks(self, requests: Iterable[Message], keep: Callable[[list[Message | CallError]], None]) -> None:
         """Create each; `keep` is called with what each came to, and what it stores is committed with the tasks."""
         outcomes: list[Message | CallError] = []
+        created = []
         with self._store.transaction():
             for request in requests:
                 try:
-                    outcomes.append(self._store_new(request))
+                    task, stored = self._store_new(request)
                 except CallError as error:
                     outcomes.append(error)
+                else:
+                    outcomes.append(task)
+                    created.append((request.parent, task, stored))
             keep(outcomes)
-        self._announce([task for task in outcomes if not isinstance(task, CallError)])
+        for each in created:
+            self._announce(*each)
 
-    def _store_new(self, request: Message) -> Message:
+    def _store_new(self, request: Message) -> tuple[Message, StoredTask]:
         path, given = request.parent, request.task
         self.queues[path]  # must exist
         if not given.name:
@@ -124,21 +129,19 @@ class CloudTasks:
                 raise CallError("INVALID_ARGUMENT", f"{text} ('{queue}').")
         now = self._clock()
         task = new_task(given, f"{path}/tasks/{task_id}", now, self._account_exists)
-        if given.name and self._store.name_blocked(path, task_id, now):
-            raise CallError("ALREADY_EXISTS", NAME_BLOCKED)
+        stored = StoredTask(task_id, task.SerializeToString(), _due(task))
         try:
-            self._store.add_task(path, StoredTask(task_id, task.SerializeToString(), _due(task)))
+            if not self._store.add_task(path, stored, now):
+                raise CallError("ALREADY_EXISTS", NAME_BLOCKED)
         except sqlite3.IntegrityError:
             raise CallError("ALREADY_EXISTS", "Requested entity already exists") from None
-        return task
+        return task, stored
 
-    def _announce(self, tasks: Iterable[Message]) -> None:
-        """Schedule tasks that were stored."""
-        for task in tasks:
-            path, task_id = _split(task.name)
-            self.queues[path].schedule.add(task_id, _due(task))
-            self.queues.on_schedule(path)
-            self.on_event(Event.CREATED, task)
+    def _announce(self, path: str, task: Message, stored: StoredTask) -> None:
+        """Schedule a task that was stored."""
+        self.queues[path].schedule.add(stored.id, stored.due)
+        self.queues.on_schedule(path)
+        self.on_event(Event.CREATED, task)
 
     def get_task(self, request: Message) -> Message:
         return view(self._task(request.name)[2], request.response_view)

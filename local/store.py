@@ -159,12 +159,17 @@ class Store:
         count: int = self._db.execute("SELECT count(*) FROM tasks").fetchone()[0]
         return count
 
-    def add_task(self, queue: str, task: StoredTask) -> None:
-        """Raises sqlite3.IntegrityError where there is one of that id."""
-        self._db.execute(
-            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (queue, task.id, task.due, task.in_flight, task.executions, task.previous_status, task.message),
+    def add_task(self, queue: str, task: StoredTask, now: float) -> bool:
+        """Whether it was added: its name may be blocked. Raises sqlite3.IntegrityError where there is one already."""
+        added = self._db.execute(
+            "INSERT INTO tasks SELECT ?, ?, ?, ?, ?, ?, ?"
+            " WHERE NOT EXISTS (SELECT 1 FROM blocked_names WHERE queue = ? AND id = ? AND until > ?)",
+            (
+                *(queue, task.id, task.due, task.in_flight, task.executions, task.previous_status, task.message),
+                *(queue, task.id, now),
+            ),
         )
+        return added.rowcount == 1
 
     def update_task(self, queue: str, task: StoredTask) -> None:
         self._db.execute(
