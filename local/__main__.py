@@ -254,12 +254,15 @@ def _next_commands(cloud: Cloud) -> str:
     """What to type next, in another terminal."""
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in cloud.producer_environment().items())
     at = cloud.addresses()
+    _, project, _, location, _, queue = at["queue"].split("/")
+    override = f"CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDTASKS={at['tasks_rest']}/ CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true"
     token = f"curl -s '{at['issuer']}/token?email={at['invoker_email']}&audience={at['service_url']}'"
     return f"""
 Serving until Ctrl-C. In another terminal:
   export {exports}
   .venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com --action send_confirmation
   curl -H "Authorization: Bearer $({token})" {at["service_url"]}/
+  {override} gcloud tasks list --queue={queue} --location={location} --project={project}
 """
 
 
