@@ -39,11 +39,14 @@ _MEMBER = re.compile(
 
 
 def policy(grants: Iterable[tuple[str, str]]) -> Message:
-    """The policy of these grants, (role, member) each."""
+    """The policy of these grants, (role, member) each; by its etag a change since it was read is seen."""
     members: dict[str, list[str]] = {}
     for role, member in sorted(grants):
         members.setdefault(role, []).append(member)
-    return _signed(Policy(bindings=[policy_pb2.Binding(role=role, members=each) for role, each in members.items()]))
+    bindings = [policy_pb2.Binding(role=role, members=each) for role, each in members.items()]
+    granted = Policy(version=1, bindings=bindings)
+    granted.etag = hashlib.sha256(granted.SerializeToString(deterministic=True)).digest()[:8]
+    return granted
 
 
 def replaced(current: Message, given: Message) -> Message:
@@ -72,10 +75,3 @@ def allows(given: Message, member: str, permission: str) -> bool:
         for binding in given.bindings
         if binding.role in ROLES
     )
-
-
-def _signed(unsigned: Message) -> Message:
-    """The policy with its etag: a change since it was read is seen."""
-    unsigned.version = 1
-    unsigned.etag = hashlib.sha256(unsigned.SerializeToString(deterministic=True)).digest()[:8]
-    return unsigned

@@ -3,7 +3,7 @@
 The texts of errors are the service's own where a recorded answer gives them.
 """
 
-import re
+import copy
 from typing import NoReturn
 
 from google.cloud.tasks_v2 import types
@@ -41,8 +41,7 @@ def updated_queue(current: Message, given: Message, mask: field_mask_pb2.FieldMa
     """`current` with the fields of `given` that the mask names: all without one, the default where it has none."""
     if not mask.IsValidForDescriptor(QueueMessage.DESCRIPTOR):
         _refuse(f"Invalid update mask: {', '.join(mask.paths)!r} names a field that a queue does not have.")
-    merged = QueueMessage()
-    merged.CopyFrom(current)
+    merged = copy.deepcopy(current)
     for path in mask.paths or _MUTABLE:
         if path.partition(".")[0] in _MUTABLE:
             _replace(path, given, merged)
@@ -58,8 +57,7 @@ def _replace(path: str, source: Message, target: Message) -> None:
     *parents, name = path.split(".")
     for parent in parents:
         source, target = getattr(source, parent), getattr(target, parent)
-    field = type(source)()
-    field.CopyFrom(source)
+    field = copy.deepcopy(source)
     for other, _ in source.ListFields():
         if other.name != name:
             field.ClearField(other.name)
@@ -85,15 +83,15 @@ def retry_config(given: Message) -> RetryConfig:
 
 def _complete_rates(given: Message) -> None:
     default = RateLimits()
-    for field, camel, most in (
-        ("max_dispatches_per_second", "maxDispatchesPerSecond", MAX_DISPATCHES_PER_SECOND),
-        ("max_concurrent_dispatches", "maxConcurrentDispatches", MAX_CONCURRENT_DISPATCHES),
+    for field, most in (
+        ("max_dispatches_per_second", MAX_DISPATCHES_PER_SECOND),
+        ("max_concurrent_dispatches", MAX_CONCURRENT_DISPATCHES),
     ):
         value = getattr(given, field)
         if value < 0:
-            _refuse(f"RateLimits.{camel} cannot be negative.")
+            _refuse(f"{_shown(given, field)} cannot be negative.")
         if not value <= most:
-            _refuse(f"RateLimits.{camel} must be less than or equal to {most}.")
+            _refuse(f"{_shown(given, field)} must be less than or equal to {most}.")
         setattr(given, field, value or getattr(default, field))
     given.max_burst_size = RateLimits(given.max_dispatches_per_second).max_burst_size
 
@@ -107,7 +105,7 @@ def complete_retries(given: Message) -> None:
         _refuse("RetryConfig.maxDoublings cannot be negative.")
     for field in ("max_retry_duration", *_BACKOFF):
         if getattr(given, field).ToNanoseconds() < 0:
-            _refuse(f"RetryConfig.{re.sub('_(.)', lambda match: match[1].upper(), field)} cannot be negative.")
+            _refuse(f"{_shown(given, field)} cannot be negative.")
     given.max_attempts = given.max_attempts or default.max_attempts
     given.max_doublings = given.max_doublings or default.max_doublings
     given.max_retry_duration.nanos = 0  # kept in whole seconds
@@ -137,6 +135,11 @@ def _complete_target(queue: Message) -> None:
         uri.uri_override_enforce_mode = uri.uri_override_enforce_mode or types.UriOverride.UriOverrideEnforceMode.ALWAYS
     if not target.ByteSize():
         queue.ClearField("http_target")
+
+
+def _shown(message: Message, field: str) -> str:
+    """A field as errors name it, `RateLimits.maxDispatchesPerSecond`."""
+    return f"{message.DESCRIPTOR.name}.{message.DESCRIPTOR.fields_by_name[field].json_name}"
 
 
 def _refuse(text: str) -> NoReturn:

@@ -5,6 +5,7 @@ tasks but that they go with their queue.
 """
 
 import bisect
+import copy
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
@@ -160,8 +161,7 @@ class Queues:
         now = self._clock()
         self._store.end_all_tasks(request.name, now + NAME_BLOCKED_SECONDS)
         queue.schedule.clear()
-        message = QueueMessage()
-        message.CopyFrom(queue.message)
+        message = copy.deepcopy(queue.message)
         message.purge_time.FromMicroseconds(microseconds(now))
         return self._put(message, queue.policy, declared=queue.declared)
 
@@ -196,8 +196,7 @@ class Queues:
 
     def _set_state(self, path: str, state: Message) -> Message:
         queue = self[path]
-        message = QueueMessage()
-        message.CopyFrom(queue.message)
+        message = copy.deepcopy(queue.message)
         message.state = state
         return self._put(message, queue.policy, declared=queue.declared)
 
