@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.rows import ROOT, RUNS, Row, Tool, in_turn, show
-from local.shop import Shop
+from local.sinks.shop import Shop
 
 PYTHON = str(ROOT / "handler/.venv/bin/python")
 TOOLS = (

@@ -29,19 +29,19 @@ from aiohttp import web
 from google.cloud.tasks_v2 import types
 
 from bench.rows import ROOT, RUNS, Row, Tool, in_turn, show
-from local.api import Api
-from local.attempt import Attempt
-from local.batches import Batches
 from local.cloud import HANDLER, listen
-from local.cloud_tasks import CloudTasks
-from local.dispatch import Dispatcher
+from local.cloud_run.front_door import FrontDoor, Service
+from local.cloud_run.instances import Instances, Processes
+from local.cloud_tasks.api import Api
+from local.cloud_tasks.attempt import Attempt
+from local.cloud_tasks.batches import Batches
+from local.cloud_tasks.dispatch import Dispatcher
+from local.cloud_tasks.messages import Message, QueueMessage
+from local.cloud_tasks.schedule import RateLimits
+from local.cloud_tasks.store import Store
+from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
-from local.front_door import FrontDoor, Service
 from local.identity import Identity, new_key
-from local.instances import Instances, Processes
-from local.messages import Message, QueueMessage
-from local.queue import RateLimits
-from local.store import Store
 
 TOOLS: Sequence[Tool] = ()
 

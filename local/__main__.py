@@ -21,18 +21,18 @@ import pulumi
 from rich.console import Console
 
 from local.cloud import Cloud, Ports, PortTakenError, listen
-from local.cloud_tasks import Event
-from local.containers import ContainerError, Containers
-from local.declared import declared
-from local.drill import Drill, DrillError
-from local.effects import PLACEHOLDERS, Effects
+from local.cloud_run.containers import ContainerError, Containers
+from local.cloud_run.instances import Processes
+from local.cloud_tasks.store import Store
+from local.cloud_tasks.tasks import Event
+from local.drill.drill import Drill, DrillError
 from local.faults import Faults
-from local.instances import Processes
 from local.lines import lines
 from local.program import PROJECT, ProgramError, evaluate, stack_configuration
+from local.program.declared import declared
 from local.report import Report
-from local.shop import order_ids
-from local.store import Store
+from local.sinks.effects import PLACEHOLDERS, Effects
+from local.sinks.shop import order_ids
 
 LOCAL_PROJECT = "local-project"
 """The project of a stack that names none."""

@@ -12,23 +12,23 @@ import grpc
 from aiohttp import web
 from google.cloud.tasks_v2 import types
 
-from local import rest
-from local.api import Api
-from local.batches import Batches
-from local.cloud_tasks import CloudTasks
-from local.containers import Containers
-from local.declared import Declared
-from local.dispatch import Dispatcher
-from local.effects import Effects
+from local.cloud_run.containers import Containers
+from local.cloud_run.front_door import FrontDoor
+from local.cloud_run.instances import Instances, Processes
+from local.cloud_tasks import rest
+from local.cloud_tasks.api import Api
+from local.cloud_tasks.batches import Batches
+from local.cloud_tasks.dispatch import Dispatcher
+from local.cloud_tasks.messages import CallError, Message
+from local.cloud_tasks.rest import MAX_REQUEST_BYTES
+from local.cloud_tasks.store import Store
+from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
-from local.front_door import FrontDoor
 from local.identity import Identity, new_key
-from local.instances import Instances, Processes
-from local.messages import CallError, Message
 from local.program import ProgramError
-from local.rest import MAX_REQUEST_BYTES
-from local.shop import Shop
-from local.store import Store
+from local.program.declared import Declared
+from local.sinks.effects import Effects
+from local.sinks.shop import Shop
 
 log = logging.getLogger("local.cloud")
 

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from local.cloud_tasks import CloudTasks, Event
-from local.messages import Message
+from local.cloud_tasks.messages import Message
+from local.cloud_tasks.tasks import CloudTasks, Event
 
 
 class Report:

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from local.effects import PLACEHOLDERS
 from local.program import PROJECT, Evaluation, evaluate, stack_configuration
+from local.sinks.effects import PLACEHOLDERS
 
 WEB = "serviceAccount:web@project-id.iam.gserviceaccount.com"
 PAGE = """\

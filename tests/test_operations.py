@@ -13,7 +13,7 @@ import pytest
 
 from components.monitoring import ALERTS, RUNBOOK
 from local.program import ROOT
-from local.shop import STOCK, Shop
+from local.sinks.shop import STOCK, Shop
 from tests.local.running import PATIENCE, LocalCloud, request, running, wait_for
 
 TEXT = (ROOT / RUNBOOK).read_text()

@@ -14,8 +14,8 @@ from pulumi_gcp import organizations, projects
 
 import settings
 from components.apis import Apis
-from local.effects import PLACEHOLDERS
 from local.program import ROOT, SERVICE_URL, Evaluation, ProgramError, Resource, evaluate, stack_configuration
+from local.sinks.effects import PLACEHOLDERS
 
 STACKS = sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in ROOT.glob("Pulumi.*.yaml"))
 PROJECT = {"gcp:project": "shop-project"}

@@ -10,8 +10,8 @@ import pulumi
 import pytest
 
 import settings
-from local.effects import PLACEHOLDERS
 from local.program import evaluate
+from local.sinks.effects import PLACEHOLDERS
 from settings import Settings, SettingsError
 
 PROJECT = "cloud-run-tasks"

@@ -7,16 +7,16 @@ Configured by ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL and ORDER_TASKS_INVOKER
 queue, service_url and invoker_email; CLOUD_TASKS_EMULATOR_HOST=host:port sends everything to a local cloud.
 """
 
-from order_tasks._client import AsyncOrderTasks, OrderTasks, Outcome
-from order_tasks._config import Config
-from order_tasks._default import (
+from order_tasks.client import AsyncOrderTasks, OrderTasks, Outcome
+from order_tasks.config import Config
+from order_tasks.default import (
     create_order_task,
     create_order_task_async,
     process_new_order,
     process_new_order_async,
 )
-from order_tasks._errors import ConfigError, IncompleteOrderError, InvalidOrderError, OrderTasksError
-from order_tasks._order import NEW_ORDER_ACTIONS, Order
+from order_tasks.errors import ConfigError, IncompleteOrderError, InvalidOrderError, OrderTasksError
+from order_tasks.order import NEW_ORDER_ACTIONS, Order
 
 __all__ = [
     "NEW_ORDER_ACTIONS",

@@ -1,8 +1,8 @@
 """Google's and Docker's providers as the engine sees them, stood in for by a server of our own.
 
-It computes what the servers compute (`local.servers`), and knows which inputs cannot change in place. It takes every
-input that the SDK sends: whether a real provider accepts it, what a default does to a later diff, and whether the
-deployer may do it at all, only a real `pulumi up` can show.
+It computes what the servers compute (`local.program.servers`), and knows which inputs cannot change in place.
+It takes every input that the SDK sends: whether a real provider accepts it, what a default does to a later diff, and
+whether the deployer may do it at all, only a real `pulumi up` can show.
 """
 
 # ruff: noqa: N802 - methods are named by the protocol
@@ -18,7 +18,7 @@ from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from local.program import SERVICE_URL
-from local.servers import made
+from local.program.servers import made
 
 PACKAGES = ("gcp", "docker")
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"

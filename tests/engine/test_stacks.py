@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from local.effects import PLACEHOLDERS
 from local.program import PROJECT, SERVICE_URL, evaluate, stack_configuration
+from local.sinks.effects import PLACEHOLDERS
 from tests.engine.conftest import Deploy
 from tests.engine.deployment import Deployment, Run
 from tests.engine.providers import Cloud

@@ -12,7 +12,7 @@ from google.api_core import exceptions
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks import transports
 
-from local.shop import Shop
+from local.sinks.shop import Shop
 from tests.local.running import LocalCloud, copy_of_checkout, edit, request, running, wait_for
 
 SHORT_WAITS = ("--config", "minBackoffSeconds=0.1", "--config", "maxBackoffSeconds=0.2")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from local.effects import PLACEHOLDERS
 from local.program import PROJECT, evaluate, stack_configuration
+from local.sinks.effects import PLACEHOLDERS
 from policy.__main__ import (
     POLICIES,
     QUEUE,

@@ -8,8 +8,8 @@ import pytest
 from google.cloud.tasks_v2 import Task
 from order_tasks import AsyncOrderTasks, Config, OrderTasks
 
+from tests.producer.cli.operators import DEAD_LETTER_QUEUE, QUEUE, Operator
 from tests.producer.fake_cloud_tasks import FakeCloudTasks
-from tests.producer.operators import DEAD_LETTER_QUEUE, QUEUE, Operator
 
 
 class Client(Protocol):

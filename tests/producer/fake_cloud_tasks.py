@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from google.cloud.tasks_v2 import CreateTaskRequest, Task
 
-from tests.producer.fake_queues import FakeQueues
+from tests.producer.cli.fake_queues import FakeQueues
 
 
 class FakeCloudTasks:

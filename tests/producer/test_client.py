@@ -15,7 +15,7 @@ from order_tasks import (
     InvalidOrderError,
     Order,
     OrderTasks,
-    _calls,
+    calls,
 )
 
 from tests.producer.conftest import Client
@@ -64,8 +64,8 @@ async def test_a_refusal_is_raised_at_once(client: Client, cloud: FakeCloudTasks
 async def test_an_outage_ends_in_an_error_that_names_it(
     client: Client, cloud: FakeCloudTasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_calls, "RETRY", _calls.RETRY.with_timeout(0.2))
-    monkeypatch.setattr(_calls, "ASYNC_RETRY", _calls.ASYNC_RETRY.with_timeout(0.2))
+    monkeypatch.setattr(calls, "RETRY", calls.RETRY.with_timeout(0.2))
+    monkeypatch.setattr(calls, "ASYNC_RETRY", calls.ASYNC_RETRY.with_timeout(0.2))
     cloud.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 100
     with pytest.raises(exceptions.RetryError, match="503 on command"):
         await client.create_order_task("ORD-1", "update_inventory", "ada@example.com")
@@ -132,8 +132,8 @@ def test_google_is_called_unless_there_is_an_emulator(monkeypatch: pytest.Monkey
 
 
 async def test_a_proxy_does_not_hide_the_emulator(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_calls, "RETRY", None)
-    monkeypatch.setattr(_calls, "ASYNC_RETRY", None)
+    monkeypatch.setattr(calls, "RETRY", None)
+    monkeypatch.setattr(calls, "ASYNC_RETRY", None)
     for variable in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import order_tasks
 import pytest
-from order_tasks import ConfigError, OrderTasks, _default
+from order_tasks import ConfigError, OrderTasks, default
 
 from tests.producer.fake_cloud_tasks import FakeCloudTasks
 
 
 @pytest.fixture(autouse=True)
 def _first_call(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_default, "_client", None)
-    monkeypatch.setattr(_default, "_async_clients", {})
+    monkeypatch.setattr(default, "_client", None)
+    monkeypatch.setattr(default, "_async_clients", {})
     yield
-    if _default._client:
-        _default._client.close()
+    if default._client:
+        default._client.close()
 
 
 @pytest.mark.usefixtures("environment")
@@ -35,12 +35,12 @@ def test_each_event_loop_has_its_own_asyncio_client() -> None:
     async def call() -> bool:
         await order_tasks.create_order_task_async("ORD-1", "send_confirmation", "ada@example.com")
         again = await order_tasks.process_new_order_async("ORD-1", "ada@example.com")
-        await _default._async_default().close()
+        await default._async_default().close()
         return again["send_confirmation"] is None
 
     assert asyncio.run(call())
     assert asyncio.run(call())
-    assert len(_default._async_clients) == 1
+    assert len(default._async_clients) == 1
 
 
 @pytest.mark.usefixtures("environment")
@@ -53,7 +53,7 @@ def test_threads_share_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.05)  # long enough for every thread to arrive meanwhile
             super().__init__(config)
 
-    monkeypatch.setattr(_default, "OrderTasks", Counted)
+    monkeypatch.setattr(default, "OrderTasks", Counted)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: order_tasks.create_order_task(f"ORD-{n}", "send_confirmation", "a@b.c"), range(8)))
     assert len(built) == 1

@@ -8,7 +8,7 @@ from google.cloud.tasks_v2 import HttpMethod
 from hypothesis import given
 from hypothesis import strategies as st
 from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, Order
-from order_tasks._order import MAX_BODY_BYTES, task_id
+from order_tasks.order import MAX_BODY_BYTES, task_id
 
 CONFIG = Config("projects/p/locations/l/queues/q", "https://handler.run.app/", "invoker@p.iam.gserviceaccount.com")
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)

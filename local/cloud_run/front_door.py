@@ -1,0 +1,133 @@
+"""What stands before a private Cloud Run service: checks token and binding, then forwards to an instance.
+
+403 without a token or to an account without roles/run.invoker, 401 to a token that is invalid, expired or of another
+audience, 429 when every instance is full, 503 when none starts or one dies over the request, 504 after the timeout.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+from collections.abc import Mapping
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from local.cloud_run.instances import Instances, NoInstanceError
+from local.identity import Identity, InvalidTokenError
+
+log = logging.getLogger("local.cloud_run.front_door")
+
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
+_HOP_BY_HOP = frozenset(
+    ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """A declared Cloud Run service."""
+
+    name: str
+    timeout: float
+    """Seconds."""
+    max_instances: int
+    concurrency: int
+    environment: Mapping[str, str]
+    invokers: frozenset[str]
+    """Members with roles/run.invoker."""
+
+
+class FrontDoor:
+    """The address of one service."""
+
+    def __init__(self, service: Service, url: str, identity: Identity, instances: Instances) -> None:
+        self._service = service
+        self._url = url
+        self._identity = identity
+        self._instances = instances
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        return application
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        refusal = self._refusal(request)
+        if refusal:
+            return refusal
+        body = await request.read()
+        try:
+            async with asyncio.timeout(self._service.timeout), self._instances.slot() as instance:
+                return await self._forward(request, body, instance)
+        except NoInstanceError as error:
+            log.warning("%s for service %s: %s", error.status, self._service.name, error)
+            return web.Response(status=error.status, text="The request could not be served by an instance.\n")
+        except TimeoutError:
+            log.warning("504 for service %s: no answer within %g s", self._service.name, self._service.timeout)
+            return web.Response(status=504, text="upstream request timeout\n")
+        except aiohttp.ClientError as error:
+            log.warning("503 for service %s: the instance broke off: %s", self._service.name, error)
+            return web.Response(status=503, text="The request failed because the instance broke off.\n")
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """The answer to a caller who may not invoke the service."""
+        if "allUsers" in self._service.invokers:
+            return None
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            log.warning("403 for service %s: the request has no token", self._service.name)
+            return _forbidden()
+        try:
+            email = self._identity.email(token, self._url)
+        except InvalidTokenError as error:
+            log.warning("401 for service %s: %s (audience must be %s)", self._service.name, error, self._url)
+            return web.Response(
+                status=401,
+                text="Unauthorized: the access token could not be verified.\n",
+                headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
+            )
+        if self._service.invokers.isdisjoint((f"serviceAccount:{email}", "allAuthenticatedUsers")):
+            log.warning(
+                "403 for service %s: %s has no binding of roles/run.invoker; "
+                "declare a gcp.cloudrunv2.ServiceIamMember for it",
+                self._service.name,
+                email,
+            )
+            return _forbidden()
+        return None
+
+    async def _forward(self, request: web.Request, body: bytes, instance: str) -> web.Response:
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP_BY_HOP}
+        if "Authorization" in request.headers:
+            signed, _, _ = request.headers["Authorization"].rpartition(".")
+            headers["Authorization"] = f"{signed}.SIGNATURE_REMOVED_BY_GOOGLE"
+        trace, span = secrets.token_hex(16), secrets.randbits(63)
+        headers.setdefault("X-Cloud-Trace-Context", f"{trace}/{span};o=1")
+        headers.setdefault("traceparent", f"00-{trace}-{span:016x}-01")
+        headers["X-Forwarded-For"] = request.remote or ""
+        headers["X-Forwarded-Proto"] = "https"
+        async with self._session.request(
+            request.method,
+            URL(instance + request.rel_url.raw_path_qs, encoded=True),
+            data=body or None,
+            headers=headers,
+            allow_redirects=False,
+            skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
+            timeout=aiohttp.ClientTimeout(total=None),
+        ) as response:
+            kept = [(key, value) for key, value in response.headers.items() if key.lower() not in _HOP_BY_HOP]
+            return web.Response(status=response.status, body=await response.read(), headers=kept)
+
+
+def _forbidden() -> web.Response:
+    return web.Response(status=403, text="Forbidden: your client has no permission to invoke this service.\n")

@@ -1,0 +1,234 @@
+"""The instances behind the front door: started on demand, up to the declared number.
+
+An instance is the handler in its own locked environment, or a container of its image. Output of all goes to one logger,
+as to Cloud Logging.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import dataclasses
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from local.cloud_run.containers import Containers
+from local.lines import lines
+
+log = logging.getLogger("local.cloud_run.instances")
+handler_log = logging.getLogger("handler")
+
+STARTUP_SECONDS = 60
+STOP_SECONDS = 10
+"""Between SIGTERM and SIGKILL, as on Cloud Run."""
+_LINE_BYTES = 1024 * 1024
+
+
+class NoInstanceError(Exception):
+    """No instance can take the request."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """429 when all are busy, 503 when one did not start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Runs the handler as a process in the locked environment of its folder."""
+
+    folder: Path
+    python: str = ".venv/bin/python"
+
+    def command(self, module: str, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Arguments and whole environment of a process that runs a module of the handler."""
+        own = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+        return (self.python, "-m", module), {**own, **environment}
+
+    def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
+        """kill -9 the instance that listens on a port."""
+        process.kill()
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Instance:
+    """One running handler."""
+
+    port: int
+    busy: int = 0
+    started: "asyncio.Task[None] | None" = None
+    process: asyncio.subprocess.Process | None = None
+    """The handler, or the Docker client that waits for it."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Instances:
+    """All instances of one service."""
+
+    def __init__(
+        self,
+        runtime: Processes | Containers,
+        module: str,
+        environment: Mapping[str, str],
+        *,
+        max_instances: int,
+        concurrency: int,
+    ) -> None:
+        self._runtime = runtime
+        self._module = module
+        self._environment = environment
+        self._max_instances = max_instances
+        self._concurrency = concurrency
+        self._instances: list[Instance] = []
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[str]:
+        """The address of an instance that has room for one more request; raises NoInstanceError."""
+        if self._stopped:
+            raise NoInstanceError(503, "the local cloud is ending")
+        instance = next((i for i in self._instances if i.busy < self._concurrency), None)
+        if instance is None:
+            if len(self._instances) >= self._max_instances:
+                raise NoInstanceError(429, f"all {self._max_instances} instances are busy")
+            instance = Instance(_free_port())
+            instance.started = asyncio.create_task(self._start(instance))
+            self._instances.append(instance)
+        instance.busy += 1
+        try:
+            assert instance.started is not None
+            await asyncio.shield(instance.started)
+            yield instance.url
+        finally:
+            instance.busy -= 1
+
+    async def _start(self, instance: Instance) -> None:
+        try:
+            await self._started(instance)
+        except BaseException:
+            self._discard(instance)
+            raise
+
+    def _discard(self, instance: Instance) -> None:
+        if instance in self._instances:
+            self._instances.remove(instance)
+
+    async def _started(self, instance: Instance) -> None:
+        command, environment = self._runtime.command(
+            self._module, {**self._environment, "HOST": "127.0.0.1", "PORT": str(instance.port)}
+        )
+        try:
+            instance.process = process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=self._runtime.folder,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=_LINE_BYTES,
+                start_new_session=True,  # Ctrl-C is for the local cloud, which then ends its instances gracefully
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        except OSError as error:
+            remedy = "make setup prepares the handler's environment"
+            log.error("The handler cannot be started: %s; %s", error, remedy)
+            raise NoInstanceError(503, f"the handler cannot be started: {error}") from None
+        watcher = asyncio.create_task(self._watch(instance, process))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        deadline = asyncio.get_running_loop().time() + STARTUP_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            if process.returncode is not None:
+                await watcher
+                raise NoInstanceError(503, f"the handler ended with exit code {process.returncode} before it was ready")
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", instance.port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+        await self._stop(instance)
+        raise NoInstanceError(503, f"the handler did not listen on PORT {instance.port} within {STARTUP_SECONDS} s")
+
+    async def _watch(self, instance: Instance, process: asyncio.subprocess.Process) -> None:
+        """Pass the output on; when it ends, so has the instance."""
+        assert process.stdout is not None
+        last = "none"
+        async for line in lines(process.stdout):
+            last = line
+            _relay(line)
+        code = await process.wait()
+        if instance.started is not None and instance.started.done():
+            self._discard(instance)
+        if code not in (0, -signal.SIGTERM):
+            log.error("A handler process ended with exit code %d; its last words: %s", code, last)
+
+    def kill_one(self) -> None:
+        """kill -9 the instance that has the most to do."""
+        running = [instance for instance in self._instances if instance.process]
+        if running:
+            self._kill(max(running, key=lambda instance: instance.busy))
+
+    def kill_all(self) -> None:
+        """kill -9 every instance."""
+        for instance in self._instances:
+            self._kill(instance)
+
+    async def stop(self) -> None:
+        """End every instance: SIGTERM, and SIGKILL for what is still there after ten seconds."""
+        self._stopped = True
+        for instance in self._instances:
+            if instance.started:
+                instance.started.cancel()
+        await asyncio.gather(*map(self._stop, list(self._instances)))
+        await asyncio.gather(*self._watchers)
+
+    def _kill(self, instance: Instance) -> None:
+        if instance.process:
+            with contextlib.suppress(ProcessLookupError):
+                self._runtime.kill(instance.process, instance.port)
+
+    async def _stop(self, instance: Instance) -> None:
+        if instance.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            instance.process.terminate()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await instance.process.wait()
+            except TimeoutError:
+                self._kill(instance)
+                await instance.process.wait()
+
+
+def _relay(line: str) -> None:
+    """One line of a handler to its logger, at the severity it says."""
+    try:
+        entry = json.loads(line)
+        level = logging.getLevelNamesMapping().get(entry["severity"], logging.INFO)
+    except (ValueError, TypeError, KeyError):
+        level = logging.WARNING  # not a log entry: a traceback, or a library's own words
+    handler_log.log(level, "%s", line)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with its parent: kill -9 leaves no instance behind."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

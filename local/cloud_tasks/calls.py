@@ -1,0 +1,117 @@
+"""The calls of Cloud Tasks v2 that are served, each described once for gRPC and REST alike.
+
+Follows the official protos: names, messages and URL patterns are theirs.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from google.cloud.location import locations_pb2
+from google.cloud.tasks_v2 import types
+from google.iam.v1 import iam_policy_pb2, policy_pb2
+from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
+
+from local.cloud_tasks.messages import QueueMessage, TaskMessage
+
+_PROJECT = "projects/[^/]+"
+_LOCATION = f"{_PROJECT}/locations/[^/:]+"
+_QUEUE = f"{_LOCATION}/queues/[^/:]+"
+_PATTERNS = {
+    "PROJECT": _PROJECT,
+    "LOCATION": _LOCATION,
+    "QUEUE": _QUEUE,
+    "TASK": f"{_QUEUE}/tasks/[^/:]+",
+    "OPERATION": f"{_LOCATION}/operations/[^/:]+",
+}
+
+
+class Call(NamedTuple):
+    """One call of the service."""
+
+    service: str
+    """Full name in the protos."""
+    name: str
+    """As in the proto; the method that does it is its snake case."""
+    permission: str
+    """Of IAM, below cloudtasks; empty where none is needed."""
+    request: Any
+    response: Any
+    verb: str
+    field: str
+    """Of the request: the resource that the URL names."""
+    path: str
+    """Of REST, with a pattern for the resource."""
+    body: str
+    """The request's field that the JSON body is of; `*` for all that the URL leaves."""
+
+
+def _calls(service: str, prefix: str, requests: Any, *rows: tuple[str, str, Any, str]) -> Iterator[Call]:  # noqa: ANN401
+    """A service's calls: name, permission below `prefix`, response, and REST as `VERB field=RESOURCE:suffix body`."""
+    for name, permission, response, rest in rows:
+        verb, target, *body = rest.split(" ")
+        field, noun, suffix = re.fullmatch(r"([a-z_.]+)=([A-Z]+)(.*)", target).groups()  # type: ignore[union-attr]
+        request = getattr(requests, f"{name}Request")
+        yield Call(
+            service,
+            name,
+            permission and f"{prefix}.{permission}",
+            request.pb() if requests is types else request,
+            response.pb() if requests is types and hasattr(response, "pb") else response,
+            verb,
+            field,
+            f"/v2/{{resource:{_PATTERNS[noun]}}}{suffix}",
+            *body or ["*" if verb == "POST" else ""],
+        )
+
+
+_SERVICE = "google.cloud.tasks.v2.CloudTasks"
+CALLS = (
+    *_calls(
+        _SERVICE,
+        "queues",
+        types,
+        ("ListQueues", "list", types.ListQueuesResponse, "GET parent=LOCATION/queues"),
+        ("GetQueue", "get", QueueMessage, "GET name=QUEUE"),
+        ("CreateQueue", "create", QueueMessage, "POST parent=LOCATION/queues queue"),
+        ("UpdateQueue", "update", QueueMessage, "PATCH queue.name=QUEUE queue"),
+        ("DeleteQueue", "delete", empty_pb2.Empty, "DELETE name=QUEUE"),
+        ("PurgeQueue", "purge", QueueMessage, "POST name=QUEUE:purge"),
+        ("PauseQueue", "pause", QueueMessage, "POST name=QUEUE:pause"),
+        ("ResumeQueue", "resume", QueueMessage, "POST name=QUEUE:resume"),
+    ),
+    *_calls(
+        _SERVICE,
+        "queues",
+        iam_policy_pb2,
+        ("GetIamPolicy", "getIamPolicy", policy_pb2.Policy, "POST resource=QUEUE:getIamPolicy"),
+        ("SetIamPolicy", "setIamPolicy", policy_pb2.Policy, "POST resource=QUEUE:setIamPolicy"),
+        ("TestIamPermissions", "", iam_policy_pb2.TestIamPermissionsResponse, "POST resource=QUEUE:testIamPermissions"),
+    ),
+    *_calls(
+        _SERVICE,
+        "tasks",
+        types,
+        ("ListTasks", "list", types.ListTasksResponse, "GET parent=QUEUE/tasks"),
+        ("GetTask", "get", TaskMessage, "GET name=TASK"),
+        ("CreateTask", "create", TaskMessage, "POST parent=QUEUE/tasks"),
+        ("DeleteTask", "delete", empty_pb2.Empty, "DELETE name=TASK"),
+        ("RunTask", "run", TaskMessage, "POST name=TASK:run"),
+        ("BatchCreateTasks", "create", operations_pb2.Operation, "POST parent=QUEUE/tasks:batchCreate"),
+        ("BatchDeleteTasks", "delete", operations_pb2.Operation, "POST parent=QUEUE/tasks:batchDelete"),
+    ),
+    *_calls(
+        "google.longrunning.Operations",
+        "operations",
+        operations_pb2,
+        ("GetOperation", "", operations_pb2.Operation, "GET name=OPERATION"),
+    ),
+    *_calls(
+        "google.cloud.location.Locations",
+        "locations",
+        locations_pb2,
+        ("ListLocations", "", locations_pb2.ListLocationsResponse, "GET name=PROJECT/locations"),
+        ("GetLocation", "", locations_pb2.Location, "GET name=LOCATION"),
+    ),
+)

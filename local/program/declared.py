@@ -1,0 +1,133 @@
+"""What of the program the local cloud realises, read from its declared resources.
+
+Queues, accounts, grants on queues and service, secrets, and the one service with the context of its image; the rest of
+what is declared has no effect here.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from local.cloud_run.front_door import Service
+from local.cloud_tasks.messages import Message, QueueMessage
+from local.program import ROOT, Evaluation, ProgramError, Resource
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """The part of an evaluation that the local cloud realises."""
+
+    queues: tuple[Message, ...]
+    project: str
+    accounts: frozenset[str]
+    """E-mails."""
+    service: Service
+    handler_account: str
+    """E-mail of the account that the service runs as."""
+    roles: frozenset[tuple[str, str, str]]
+    """Queue's short name, role and member of each grant on a queue."""
+    build: Mapping[str, Any]
+    """How the service's image is built: the inputs of pulumi-docker, paths relative to the project."""
+    exports: Mapping[str, Any]
+
+    @property
+    def context(self) -> Path:
+        """Folder that the image is built from."""
+        return ROOT / str(self.build["context"])
+
+    def grants(self, queue: str) -> list[tuple[str, str]]:
+        """Role and member of each grant on a queue (full path)."""
+        return [(role, member) for name, role, member in self.roles if name == queue.rpartition("/")[2]]
+
+
+def declared(evaluation: Evaluation) -> Declared:
+    """Read the resources; raises ProgramError where the local cloud cannot stand in for one."""
+    try:
+        return _declared(evaluation)
+    except KeyError as error:
+        raise ProgramError(f"the program leaves out {error}, which the local cloud cannot do without") from error
+
+
+def _declared(evaluation: Evaluation) -> Declared:
+    services = evaluation.of_type("gcp:cloudrunv2/service:Service")
+    images = evaluation.of_type("docker:index/image:Image")
+    if len(services) != 1 or len(images) != 1:
+        raise ProgramError(
+            f"the program declares {len(services)} Cloud Run services and {len(images)} images; "
+            "the local cloud runs exactly one of each"
+        )
+    missing = [
+        name
+        for name in ("service_url", "invoker_email", "queue", "dead_letter_queue")
+        if not evaluation.exports.get(name)
+    ]
+    if missing:
+        raise ProgramError(f"the program does not export {', '.join(missing)}, which producers need")
+    service = services[0].inputs
+    account = service["template"]["serviceAccount"]
+    return Declared(
+        queues=tuple(_queue(resource) for resource in evaluation.of_type("gcp:cloudtasks/queue:Queue")),
+        project=service["project"],
+        accounts=frozenset(a.outputs["email"] for a in evaluation.of_type("gcp:serviceaccount/account:Account")),
+        service=Service(
+            name=service["name"],
+            timeout=float(service["template"]["timeout"].rstrip("s")),
+            max_instances=int(service["template"]["scaling"]["maxInstanceCount"]),
+            concurrency=int(service["template"]["maxInstanceRequestConcurrency"]),
+            environment={
+                env["name"]: env["value"] if "value" in env else _secret(evaluation, env, account)
+                for env in service["template"]["containers"][0]["envs"]
+            },
+            invokers=frozenset(
+                binding.inputs["member"]
+                for binding in evaluation.of_type("gcp:cloudrunv2/serviceIamMember:ServiceIamMember")
+                if binding.inputs["role"] == "roles/run.invoker" and binding.inputs["name"] == service["name"]
+            ),
+        ),
+        handler_account=account,
+        roles=frozenset(
+            (grant.inputs["name"], grant.inputs["role"], grant.inputs["member"])
+            for grant in evaluation.of_type("gcp:cloudtasks/queueIamMember:QueueIamMember")
+        ),
+        build=images[0].inputs["build"],
+        exports=evaluation.exports,
+    )
+
+
+def _secret(evaluation: Evaluation, env: Mapping[str, Any], account: str) -> str:
+    """The value of a variable that comes from Secret Manager, as far as the service's account may read it."""
+    name = env["valueSource"]["secretKeyRef"]["secret"]
+    readers = {
+        grant.inputs["member"]
+        for grant in evaluation.of_type("gcp:secretmanager/secretIamMember:SecretIamMember")
+        if grant.inputs["secretId"] == name and grant.inputs["role"] == "roles/secretmanager.secretAccessor"
+    }
+    if f"serviceAccount:{account}" not in readers:
+        raise ProgramError(
+            f"{account} may not read the secret {name}, so {env['name']} stays unset and no instance starts; "
+            "declare a gcp.secretmanager.SecretIamMember with roles/secretmanager.secretAccessor for it"
+        )
+    [value] = [
+        version.inputs["secretData"]
+        for version in evaluation.of_type("gcp:secretmanager/secretVersion:SecretVersion")
+        if version.inputs["secret"].rpartition("/")[2] == name
+    ]
+    return str(value)
+
+
+def _queue(resource: Resource) -> Message:
+    """The queue's message; figures come as floats."""
+    given = resource.inputs
+    limits = {key: value for key, value in given["rateLimits"].items() if key != "maxBurstSize"}
+    message = {
+        "name": resource.id,
+        "rateLimits": limits,
+        "retryConfig": given["retryConfig"],
+        "state": given.get("desiredState", "RUNNING"),
+    }
+    if "httpTarget" in given:
+        message["httpTarget"] = given["httpTarget"]
+    return json_format.ParseDict(message, QueueMessage())

@@ -1,0 +1,232 @@
+"""What the program declares, found by running it under Pulumi's mocks.
+
+Runs `__main__.py` unchanged, or any callable, and records every registration. Adds only what the servers would
+compute (addresses, e-mails, digests); refuses a resource that is declared twice and any call to a provider. Mocks see
+neither the provider's schema nor IAM: those show against the real engine and in the running local cloud.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import json
+import logging
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import yaml
+from pulumi.runtime import mocks, rpc
+from pulumi.runtime.proto import resource_pb2
+from pulumi.runtime.settings import SETTINGS, get_root_resource
+from pulumi.runtime.stack import Stack, run_pulumi_func
+
+from local.program.servers import made
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "cloud-run-tasks"
+"""The Pulumi project's name, and so the namespace of its settings."""
+SERVICE_URL = "https://task-handler.example"
+"""The address of the Cloud Run service where the caller names none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """One declared resource."""
+
+    urn: str
+    type: str
+    """Token, such as `gcp:cloudtasks/queue:Queue`."""
+    name: str
+    parent: str
+    """URN."""
+    inputs: Mapping[str, Any]
+    """camelCase keys; numbers are floats; secrets in plain text; what is unknown is a pulumi.output.Unknown."""
+    id: str
+    """As the server gives it; empty in a preview."""
+    outputs: Mapping[str, Any]
+    """The inputs and what the server computes."""
+    depends_on: frozenset[str]
+    """URNs, through values and options alike."""
+    options: resource_pb2.RegisterResourceRequest
+    """The registration as the engine receives it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What one run of the program declared."""
+
+    resources: Mapping[str, Resource]
+    """By URN, in the order of declaration."""
+    exports: Mapping[str, Any]
+    """Values; None where still unknown (preview)."""
+
+    def of_type(self, token: str) -> list[Resource]:
+        return [resource for resource in self.resources.values() if resource.type == token]
+
+
+class ProgramError(Exception):
+    """The program cannot be evaluated here; the message says what to do."""
+
+
+def stack_configuration(stack: str, root: Path = ROOT) -> dict[str, str]:
+    """The keys and texts of `Pulumi.<stack>.yaml`, without its encrypted values.
+
+    Raises ProgramError where the file is missing or is not a stack's configuration."""
+    file = root / f"Pulumi.{stack}.yaml"
+    try:
+        content = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        stacks = sorted(path.name.split(".")[1] for path in root.glob("Pulumi.*.yaml"))
+        raise ProgramError(f"no stack {stack!r}: {file} does not exist; stacks here: {', '.join(stacks)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProgramError(f"{file} is not YAML: {error}") from None
+    config = (content.get("config") or {}) if isinstance(content, dict) else content or {}
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise ProgramError(f"{file}: `config:` must map keys to values")
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in config.items()
+        if not _encrypted(value)
+    }
+
+
+def _encrypted(value: object) -> bool:
+    """Whether a value holds a `secure:` text at any depth."""
+    if isinstance(value, dict):
+        return "secure" in value or any(map(_encrypted, value.values()))
+    return isinstance(value, list) and any(map(_encrypted, value))
+
+
+def evaluate(
+    program: Callable[[], object] | Path = ROOT / "__main__.py",
+    *,
+    stack: str = "dev",
+    config: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    preview: bool = False,
+    service_url: str = SERVICE_URL,
+) -> Evaluation:
+    """Run the program as `stack` with `config` (default: the stack's file) and `secrets`, the keys and texts that were
+    set with --secret; return what it declared.
+
+    `preview` leaves unknown what only servers compute, as in the first preview. Raises what the program raises."""
+    configuration = stack_configuration(stack) if config is None else dict(config)
+    context = contextvars.Context()  # mocks keep the root stack in the context: exports would leak into the next run
+    return context.run(_evaluate, program, stack, configuration, dict(secrets or {}), preview, service_url)
+
+
+def _evaluate(
+    program: Callable[[], object] | Path,
+    stack: str,
+    config: dict[str, str],
+    secrets: dict[str, str],
+    preview: bool,
+    service_url: str,
+) -> Evaluation:
+    with _registering_thread() as thread, asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(thread)
+        runner.get_loop().set_exception_handler(_say_once)
+        SETTINGS.outputs = set()  # one for the whole process: what a failed run left pending would hang the next one
+        recorder = _Recorder(preview, service_url)
+        pulumi.runtime.set_all_config({**config, **secrets}, list(secrets))
+        pulumi.runtime.set_mocks(recorder.mocks, PROJECT, stack, preview, logging.getLogger("pulumi"), recorder)
+
+        async def run() -> None:
+            if isinstance(program, Path):
+                run_file(program)
+            else:
+                program()
+
+        async def run_and_resolve() -> dict[str, Any]:
+            await run_pulumi_func(run)
+            root = get_root_resource()
+            assert isinstance(root, Stack)
+            return {name: await pulumi.Output.from_input(value).future() for name, value in root.outputs.items()}
+
+        exports = runner.run(run_and_resolve(), context=contextvars.copy_context())
+        return Evaluation(recorder.declared, exports)
+
+
+def _say_once(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave out the outputs that failed with the program: its own error is raised."""
+    if "never retrieved" not in context["message"]:
+        loop.default_exception_handler(context)
+
+
+@contextlib.contextmanager
+def _registering_thread() -> Iterator[ThreadPoolExecutor]:
+    """Where the monitor registers resources, one at a time; Pulumi gives each thread a loop and never closes it."""
+    loop = asyncio.new_event_loop()
+    try:
+        with ThreadPoolExecutor(1, initializer=asyncio.set_event_loop, initargs=(loop,)) as thread:
+            yield thread
+    finally:
+        loop.close()
+
+
+def run_file(program: Path) -> None:
+    """Run a program in its folder, which is also first on the import path, as `pulumi up` does."""
+    folder = str(program.parent)
+    sys.path.insert(0, folder)
+    try:
+        with contextlib.chdir(folder):
+            runpy.run_path(str(program), run_name="__main__")
+    finally:
+        sys.path.remove(folder)
+
+
+class _Recorder(mocks.MockMonitor):
+    """Keeps each registration whole; plain mocks overwrite a repeated URN in silence."""
+
+    def __init__(self, preview: bool, service_url: str) -> None:
+        super().__init__(_Servers(preview, service_url))
+        self.declared: dict[str, Resource] = {}
+
+    def RegisterResource(self, request: resource_pb2.RegisterResourceRequest) -> Any:  # noqa: ANN401, N802
+        urn = self.make_urn(request.parent, request.type, request.name)
+        if urn in self.declared:
+            raise ProgramError(f"{request.type} {request.name!r} is declared twice; give one another name")
+        response = super().RegisterResource(request)  # type: ignore[no-untyped-call]
+        if request.type != "pulumi:pulumi:Stack":
+            self.declared[urn] = Resource(
+                urn=urn,
+                type=request.type,
+                name=request.name,
+                parent=request.parent,
+                inputs=_plain(rpc.deserialize_properties(request.object)),
+                id=self.resources[urn].id or "",
+                outputs=_plain(self.resources[urn].state),
+                depends_on=frozenset(request.dependencies),
+                options=request,
+            )
+        return response
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any property value
+    """The value with its secrets unwrapped, at any depth."""
+    value = rpc.unwrap_rpc_secret(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+class _Servers(mocks.Mocks):
+    """What the real services add to a resource."""
+
+    def __init__(self, preview: bool, service_url: str) -> None:
+        self._preview = preview
+        self._service_url = service_url
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        if self._preview:
+            return None, args.inputs
+        id_, added = made(args.typ, args.name, args.inputs, self._service_url)
+        return id_, {**args.inputs, **added}
+
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
+        raise ProgramError(f"the program calls {args.token}, which has no answer without the cloud")

@@ -1,0 +1,1 @@
+"""What the handler's effects reach: a mail server, a warehouse and a database."""

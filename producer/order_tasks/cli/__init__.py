@@ -1,0 +1,1 @@
+"""The commands of producers and operators: send, status, replay, drop."""

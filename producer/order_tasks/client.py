@@ -1,0 +1,191 @@
+"""The two clients, blocking and asyncio: the same requests through the official client's two transports.
+
+Own how many calls are in flight. Refuse nothing themselves: an `Order` is already valid.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from google.api_core import exceptions
+from google.cloud import tasks_v2
+
+from order_tasks import calls
+from order_tasks.config import Config
+from order_tasks.errors import IncompleteOrderError
+from order_tasks.order import Order
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one order: each action is in exactly one of the two mappings."""
+
+    order: Order
+    tasks: Mapping[str, tasks_v2.Task | None]
+    """Action -> its task, or None where it was already there."""
+    failures: Mapping[str, Exception]
+    """Action -> why it has no task."""
+
+    def all_tasks(self) -> Mapping[str, tasks_v2.Task | None]:
+        """The tasks of every action. Raises IncompleteOrderError if any failed."""
+        if self.failures:
+            raise IncompleteOrderError(self.order.order_id, self.tasks, self.failures)
+        return self.tasks
+
+
+class OrderTasks:
+    """Creates tasks from blocking code. Owns one gRPC channel: share it between threads, close it at the end."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._api = calls.connect(config)
+
+    def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
+        """As the module's `create_order_task`."""
+        [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
+        return self._create(request)
+
+    def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
+        """As the module's `process_new_order`."""
+        order = Order(order_id, email)
+        requests = order.requests(self._config)
+        # Its own threads: on shared ones, a busy web app's orders would wait for each other.
+        with ThreadPoolExecutor(len(requests)) as threads:
+            return _outcome(order, list(threads.map(self._attempt, requests.values()))).all_tasks()
+
+    def close(self) -> None:
+        """Close the channel; calls in flight fail."""
+        self._api.transport.close()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
+        try:
+            return self._api.create_task(request, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+        except exceptions.AlreadyExists:
+            return None
+
+    def _attempt(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | Exception | None:
+        try:
+            return self._create(request)
+        except Exception as error:
+            return error
+
+
+class AsyncOrderTasks:
+    """Creates tasks from asyncio code. Owns one gRPC channel of the running event loop: build and close it there."""
+
+    def __init__(self, config: Config) -> None:
+        asyncio.get_running_loop()  # without one, gRPC would bind the channel to a loop that never runs
+        self._config = config
+        self._api = calls.connect_async(config)
+
+    async def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
+        """As the module's `create_order_task`."""
+        [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
+        return await self._create(request)
+
+    async def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
+        """As the module's `process_new_order`."""
+        order = Order(order_id, email)
+        return (await self._create_all(order, asyncio.Semaphore(len(order.actions)))).all_tasks()
+
+    async def send_orders(
+        self, orders: Iterable[Order] | AsyncIterable[Order], in_flight: int = 100
+    ) -> AsyncGenerator[Outcome, None]:
+        """Create the tasks of many orders, at most `in_flight` calls at a time; yield each outcome as it completes.
+
+        The iterator is the progress: one outcome an order, in the order of completion. A failed order is an outcome,
+        not an end. Reads `orders` at most 2 x `in_flight` ahead of the caller; an error that they raise is raised after
+        the outcomes of all orders before it. Leaving the loop early cancels what is in flight: sending the same orders
+        again is safe. Give orders that arrive slowly as an async iterable: a blocking one holds up the event loop.
+        The default of 100 calls is what one HTTP/2 connection to Google carries at once.
+        """
+        if in_flight < 1:
+            raise ValueError(f"in_flight is {in_flight}: nothing would ever be sent; pass 1 or more")
+        outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(in_flight)
+        calls = asyncio.Semaphore(in_flight)
+        turn = asyncio.Lock()
+
+        async def work(source: AsyncIterator[Order]) -> None:
+            while True:
+                async with turn:
+                    order = await anext(source, None)
+                if order is None:
+                    return
+                await outcomes.put(await self._create_all(order, calls))
+
+        async def work_together() -> None:
+            async with aclosing(_each(orders)) as source:
+                ended = await asyncio.gather(*(work(source) for _ in range(in_flight)), return_exceptions=True)
+            await outcomes.put(None)
+            for error in ended:
+                if error is not None:
+                    raise error
+
+        working = asyncio.create_task(work_together())
+        try:
+            while (outcome := await outcomes.get()) is not None:
+                yield outcome
+            await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight fail."""
+        await self._api.transport.close()  # type: ignore[no-untyped-call]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
+        try:
+            return await self._api.create_task(request, retry=calls.ASYNC_RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+        except exceptions.AlreadyExists:
+            return None
+
+    async def _create_all(self, order: Order, calls: asyncio.Semaphore) -> Outcome:
+        async def attempt(request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | Exception | None:
+            try:
+                async with calls:
+                    return await self._create(request)
+            except Exception as error:
+                return error
+
+        return _outcome(order, await asyncio.gather(*map(attempt, order.requests(self._config).values())))
+
+
+def _outcome(order: Order, results: Sequence[tasks_v2.Task | Exception | None]) -> Outcome:
+    tasks: dict[str, tasks_v2.Task | None] = {}
+    failures: dict[str, Exception] = {}
+    for action, result in zip(dict.fromkeys(order.actions), results, strict=True):
+        if isinstance(result, Exception):
+            failures[action] = result
+        else:
+            tasks[action] = result
+    return Outcome(order, tasks, failures)
+
+
+async def _each(orders: Iterable[Order] | AsyncIterable[Order]) -> AsyncGenerator[Order, None]:
+    if isinstance(orders, AsyncIterable):
+        async for order in orders:
+            yield order
+    else:
+        for order in orders:
+            yield order

@@ -1,0 +1,126 @@
+"""Where tasks go: the queue, the service they call, the account they are signed in as, the queue for what fails.
+
+Owns the names of the environment variables and stack outputs. Refuses a value that only Cloud Tasks, or worse the
+delivery, would find wrong later; reports every problem at once, because each costs a deployment to discover.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Self
+
+from order_tasks.errors import ConfigError
+
+_VARIABLES = {
+    "queue": "ORDER_TASKS_QUEUE",
+    "service_url": "ORDER_TASKS_SERVICE_URL",
+    "invoker_email": "ORDER_TASKS_INVOKER_EMAIL",
+    "dead_letter_queue": "ORDER_TASKS_DEAD_LETTER_QUEUE",
+}
+_EMULATOR = "CLOUD_TASKS_EMULATOR_HOST"
+_EMULATOR_OUTPUT = "tasks_grpc"
+
+# Field -> how its problem reads and what to do about it, for each place the values come from.
+_IN_CODE = dict.fromkeys([*_VARIABLES, "emulator_host"], "Config.{field} {problem}")
+_IN_EMULATOR = {"emulator_host": f"{_EMULATOR} {{problem}}: export {_EMULATOR}=127.0.0.1:8123, or unset it"}
+_IN_ENVIRONMENT = _IN_EMULATOR | {
+    field: f'{name} {{problem}}: export {name}="$(pulumi stack output {field})"' for field, name in _VARIABLES.items()
+}
+_IN_OUTPUTS = _IN_EMULATOR | {
+    field: f"output {field} {{problem}}: `pulumi stack output {field}` prints a deployed stack's"
+    for field in _VARIABLES
+}
+_IN_LOCAL_OUTPUTS = _IN_OUTPUTS | {
+    "emulator_host": f"output {_EMULATOR_OUTPUT} {{problem}}: `python -m local up --json` prints a local cloud's"
+}
+
+_OPTIONAL = frozenset({"emulator_host", "dead_letter_queue"})
+
+_HOST = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])"
+_QUEUE_FORM = r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}"
+_FORMS = {
+    "queue": (_QUEUE_FORM, "projects/P/locations/L/queues/Q"),
+    "service_url": (rf"https?://{_HOST}(:\d{{1,5}})?", "a root URL such as https://service-abc.a.run.app"),
+    "invoker_email": (r"[^@\s]+@[^@\s]+", "a service account's e-mail"),
+    "dead_letter_queue": (_QUEUE_FORM, "projects/P/locations/L/queues/Q"),
+    "emulator_host": (rf"{_HOST}:\d{{1,5}}", "host:port such as 127.0.0.1:8123"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where tasks go. Raises ConfigError for a value that cannot work."""
+
+    queue: str
+    """`projects/P/locations/L/queues/Q`."""
+    service_url: str
+    """The service's root URL and the tokens' audience. A trailing slash is dropped: Cloud Run's own value has none."""
+    invoker_email: str
+    """The service account whose OIDC token each delivery carries."""
+    emulator_host: str | None = None
+    """`host:port` of a local cloud's gRPC port, spoken to without TLS and credentials; None: Google's."""
+    dead_letter_queue: str | None = None
+    """The queue that keeps what could not be processed, for operators; None: not known, and creating needs none."""
+
+    def __post_init__(self) -> None:
+        _refuse({field: getattr(self, field) for field in _FORMS}, _IN_CODE, _OPTIONAL)
+        object.__setattr__(self, "service_url", self.service_url.removesuffix("/"))
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, *, dead_letters: bool = False) -> Self:
+        """From ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL, ORDER_TASKS_INVOKER_EMAIL and CLOUD_TASKS_EMULATOR_HOST.
+
+        The last is optional, and so is ORDER_TASKS_DEAD_LETTER_QUEUE unless `dead_letters`. Raises ConfigError with the
+        command that sets each missing or invalid one.
+        """
+        values = {field: environ.get(variable) or None for field, variable in _VARIABLES.items()}
+        return cls._checked(values | {"emulator_host": environ.get(_EMULATOR) or None}, _IN_ENVIRONMENT, dead_letters)
+
+    @classmethod
+    def from_outputs(
+        cls, outputs: Mapping[str, object], environ: Mapping[str, str] = os.environ, *, dead_letters: bool = False
+    ) -> Self:
+        """From what `pulumi stack output --json` or a local cloud's `up --json` prints; other keys are ignored.
+
+        A local cloud's line says where it listens; beside a stack's outputs CLOUD_TASKS_EMULATOR_HOST counts. The
+        output dead_letter_queue is optional unless `dead_letters`.
+        """
+        values = {field: outputs.get(field) for field in _VARIABLES}
+        if _EMULATOR_OUTPUT in outputs:
+            values["emulator_host"] = outputs[_EMULATOR_OUTPUT]
+            return cls._checked(values, _IN_LOCAL_OUTPUTS, dead_letters)
+        return cls._checked(values | {"emulator_host": environ.get(_EMULATOR) or None}, _IN_OUTPUTS, dead_letters)
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, object], reports: Mapping[str, str], dead_letters: bool) -> Self:
+        _refuse(values, reports, _OPTIONAL - {"dead_letter_queue"} if dead_letters else _OPTIONAL)
+        return cls(**values)  # type: ignore[arg-type]  # _refuse leaves only text
+
+
+def _refuse(values: Mapping[str, object], reports: Mapping[str, str], optional: Set[str]) -> None:
+    present = {field: value for field, value in values.items() if value is not None or field not in optional}
+    problems = {field: _problem(field, values) for field in present}
+    lines = [reports[field].format(field=field, problem=problem) for field, problem in problems.items() if problem]
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def _problem(field: str, values: Mapping[str, object]) -> str | None:
+    value = values[field]
+    pattern, form = _FORMS[field]
+    if value is None or value == "":
+        return "is missing"
+    text = value.removesuffix("/") if field == "service_url" and isinstance(value, str) else value
+    if not isinstance(text, str) or not re.fullmatch(pattern, text, re.ASCII) or _port(text) > 65535:
+        return f"is {value!r}, not {form}"
+    if field == "service_url" and text.startswith("http:") and values["emulator_host"] is None:
+        return f"is {value!r}, but tokens travel over https only, except to a local cloud ({_EMULATOR})"
+    if field == "dead_letter_queue" and text == values["queue"]:
+        return f"is {value!r}, the queue itself, which a replay would pause"
+    return None
+
+
+def _port(text: str) -> int:
+    found = re.search(r":(\d+)$", text)
+    return int(found[1]) if found else 0

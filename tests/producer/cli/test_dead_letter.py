@@ -1,0 +1,123 @@
+"""What is said of a dead letter, as a pure function of its task: never an e-mail, never what a terminal would obey."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.cloud.tasks_v2 import Attempt, HttpRequest, Task
+from hypothesis import given
+from hypothesis import strategies as st
+from order_tasks.cli.clock import ahead, span
+from order_tasks.cli.dead_letter import DeadLetter, last_status
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+PATH = "projects/p/locations/l/queues/dead-letters/tasks/9f86d081"
+
+
+def letter(body: bytes = b"{}", **headers: str) -> DeadLetter:
+    http = HttpRequest(body=body, headers={f"X-Dead-Letter-{name.title()}": value for name, value in headers.items()})
+    return DeadLetter.of(Task(name=PATH, create_time=NOW, schedule_time=NOW, http_request=http))
+
+
+def test_an_entry_says_whose_order_why_and_after_how_many_attempts() -> None:
+    body = b'{"orderId": "ORD-1", "action": "update_inventory", "customerEmail": "ada@example.com"}'
+    stored = letter(body, reason="no such item", task="0123-update_inventory-ORD-1", attempts="5")
+    assert (stored.id, stored.order_id, stored.action) == ("9f86d081", "ORD-1", "update_inventory")
+    assert (stored.reason, stored.task, stored.attempts) == ("no such item", "0123-update_inventory-ORD-1", 5)
+    assert (stored.stored, stored.due, stored.tries, stored.last_status) == (NOW, NOW, 0, None)
+
+
+@pytest.mark.parametrize("name", ["x-dead-letter-reason", "X-DEAD-LETTER-REASON"])
+def test_headers_have_no_case(name: str) -> None:
+    assert DeadLetter.of(Task(name=PATH, http_request=HttpRequest(headers={name: "r"}))).reason == "r"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b"null", b'{"orderId": {"a": "b@c.d"}}'])
+def test_a_message_that_is_none_is_a_dead_letter_of_no_known_order(body: bytes) -> None:
+    stored = letter(body, attempts="many")
+    assert (stored.order_id, stored.action, stored.reason, stored.attempts) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("550 <ada@example.com> is unknown", "550 <[e-mail]> is unknown"),
+        ("550 ADA@Example.com: no", "550 [e-mail]: no"),
+        ("550 Bob.O'Hara+x@mail.example no", "550 Bob.O'[e-mail] no"),
+        ("to=ada%40example.com", "to=[e-mail]"),
+        ("no mailbox for other@localhost", "no mailbox for [e-mail]"),
+        ("5 @ 3 items", "5 @ 3 items"),
+    ],
+)
+def test_a_reason_shows_no_e_mail(reason: str, shown: str) -> None:
+    assert letter(b'{"customerEmail": "ada@example.com"}', reason=reason).reason == shown
+
+
+def test_an_e_mail_without_an_at_is_still_one() -> None:
+    stored = letter(b'{"orderId": "ada lovelace-7", "customerEmail": "ada lovelace"}', reason="no ada%20lovelace")
+    assert (stored.order_id, stored.reason) == ("[e-mail]-7", "no [e-mail]")
+
+
+@given(local=st.text("abcdefghijklmnopqrstuvwxyz0123456789.!#$&'*+/=?^_`{|}~-", min_size=1), text=st.text())
+def test_a_customers_e_mail_is_shown_nowhere(local: str, text: str) -> None:
+    email = f"{local}@example.com"
+    body = json.dumps({"orderId": f"{text}{email}", "action": email, "customerEmail": email}).encode()
+    stored = letter(body, reason=f"{text}{email}", task=email)
+    assert email not in f"{stored.order_id} {stored.action} {stored.reason} {stored.task}"
+
+
+def test_one_short_line_that_a_terminal_does_not_obey() -> None:
+    stored = letter(b'{"orderId": "\\u001b[2J\\nORD", "action": "%s"}' % (b"a" * 10_000))
+    assert stored.order_id == "\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}ORD"
+    assert stored.action == "a" * 199 + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def attempt(left: float, *, answered: bool) -> Attempt:
+    at = NOW - timedelta(seconds=left)
+    return Attempt(dispatch_time=at, response_time=at) if answered else Attempt(dispatch_time=at)
+
+
+@pytest.mark.parametrize(
+    ("due", "last", "state"),
+    [
+        (0, None, "due"),
+        (-5, None, "due"),
+        (1, None, "not yet due"),
+        (3600, attempt(9, answered=True), "backing off"),
+        (-1, attempt(9, answered=True), "due"),
+        (-1, attempt(9, answered=False), "running"),
+        (3600, attempt(599, answered=False), "running"),
+        (3600, attempt(600, answered=False), "backing off"),  # its deadline has passed: no answer will come
+    ],
+)
+def test_only_a_reserve_is_not_yet_due(due: float, last: Attempt | None, state: str) -> None:
+    task = Task(name=PATH, schedule_time=NOW + timedelta(seconds=due), dispatch_deadline=timedelta(minutes=10))
+    if last:
+        task.last_attempt = last
+        task.dispatch_count = 1
+    assert DeadLetter.of(task).state(NOW) == state
+
+
+def test_the_last_status_is_the_answers_text_or_its_codes_name() -> None:
+    task = Task(last_attempt={"response_time": NOW, "response_status": {"code": 14}})
+    assert last_status(task) == "UNAVAILABLE"
+    task.last_attempt.response_status = {"code": 99}
+    assert last_status(task) == "99"
+    task.last_attempt.response_status = {"code": 13, "message": "refused ada@example.com"}
+    assert last_status(task) == "refused [e-mail]"
+    assert last_status(Task()) is None
+
+
+def test_spans_are_in_the_largest_unit_that_says_enough() -> None:
+    spans = {
+        0: "0 s",
+        0.1: "0.1 s",
+        -3: "0 s",
+        119: "119 s",
+        120: "2 min",
+        7199: "119 min",
+        7200: "2 h",
+        172_800: "2 d",
+    }
+    assert {seconds: span(timedelta(seconds=seconds)) for seconds in spans} == spans
+    assert (ahead(NOW, NOW), ahead(NOW + timedelta(minutes=5), NOW)) == ("now", "in 5 min")
