@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from google.cloud import tasks_v2
 
@@ -52,25 +53,34 @@ class Order:
 
     def requests(self, config: Config) -> Mapping[str, tasks_v2.CreateTaskRequest]:
         """One CreateTask request an action."""
-        return {action: self._request(action, config) for action in self.actions}
+        return {
+            action: create_request(config, task_id(self.order_id, action), self.body(action)) for action in self.actions
+        }
 
-    def _request(self, action: str, config: Config) -> tasks_v2.CreateTaskRequest:
-        return tasks_v2.CreateTaskRequest(
-            parent=config.queue,
-            task=tasks_v2.Task(
-                name=f"{config.queue}/tasks/{task_id(self.order_id, action)}",
-                http_request=tasks_v2.HttpRequest(
-                    http_method=tasks_v2.HttpMethod.POST,
-                    url=f"{config.service_url}/process-order",
-                    headers={"Content-Type": "application/json"},
-                    body=self.body(action),
-                    # The default audience is the task's whole URL, which Cloud Run does not accept.
-                    oidc_token=tasks_v2.OidcToken(
-                        service_account_email=config.invoker_email, audience=config.service_url
-                    ),
-                ),
+
+def create_request(
+    config: Config,
+    task_id: str,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    due: datetime | None = None,
+) -> tasks_v2.CreateTaskRequest:
+    """The CreateTask request of one message; `due`: when to deliver it, at once by default."""
+    return tasks_v2.CreateTaskRequest(
+        parent=config.queue,
+        task=tasks_v2.Task(
+            name=f"{config.queue}/tasks/{task_id}",
+            http_request=tasks_v2.HttpRequest(
+                http_method=tasks_v2.HttpMethod.POST,
+                url=f"{config.service_url}/process-order",
+                headers={"Content-Type": "application/json", **(headers or {})},
+                body=body,
+                # The default audience is the task's whole URL, which Cloud Run does not accept.
+                oidc_token=tasks_v2.OidcToken(service_account_email=config.invoker_email, audience=config.service_url),
             ),
-        )
+            schedule_time=due,
+        ),
+    )
 
 
 def task_id(order_id: str, action: str) -> str:
