@@ -1,20 +1,20 @@
-# `make local` runs the pipeline on this machine, `make test` checks everything, `make bench` measures, `make setup` only prepares.
+# `make` lists the targets; CONTRIBUTING.md says more about them.
 
-# bytecode of the libraries, once written, halves every later start
+# the bytecode of the libraries, once written, halves every later start
 unexport PYTHONDONTWRITEBYTECODE
 
-# the engine, where .ci/run has built one
-export PATH := $(CURDIR)/.pulumi-cli:$(PATH)
-
-# uv from the path, or one of our own from the package index
+# uv from the path, or else installed from the Python package index
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: local test bench setup
+.PHONY: help local test bench setup setup-local
 
-local: setup
-	@.venv/bin/python -m local up --orders examples/orders.jsonl
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.* ## /make \1 \t/p' Makefile | expand -t 14
 
-test: setup
+local: setup-local ## send 100 example orders through the pipeline on this machine, then serve until Ctrl-C
+	@.venv/bin/python -m local up --orders examples/orders.jsonl $(ARGS)
+
+test: setup ## check format, lint, types and workflows, and run every test
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
@@ -22,11 +22,16 @@ test: setup
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/pytest -n auto --dist loadfile
 
-bench: setup
+bench: setup ## measure speed and size, and write bench/RESULTS.md
 	@.venv/bin/python -m bench
 
-setup: $(UV)
+setup: $(UV) ## install everything that the other targets need
 	@$(UV) sync --locked --quiet
+	@$(UV) sync --locked --quiet --no-dev --project handler
+
+# without linters, type checker and tests; --inexact keeps those that are installed
+setup-local: $(UV)
+	@$(UV) sync --locked --quiet --inexact --no-default-groups --group local
 	@$(UV) sync --locked --quiet --no-dev --project handler
 
 .venv-uv/bin/uv:

@@ -481,7 +481,7 @@ def _text(value: object) -> str:
 
 
 def table() -> str:
-    """The settings as a Markdown table, for the README."""
+    """The settings as a Markdown table, for docs/settings.md."""
     rows = ["| setting | default | accepts | meaning |", "| --- | --- | --- | --- |"]
     for key, setting in _SETTINGS.items():
         default = _text(setting.rule.default)

@@ -1,4 +1,5 @@
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,11 @@ import settings
 from local.program import ROOT
 
 README = ROOT / "README.md"
-DOCS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_table_of_settings_is_the_one_that_settings_prints() -> None:
-    text = README.read_text()
+    text = (ROOT / "docs" / "settings.md").read_text()
     [table] = re.findall(r"<!-- settings: .*? -->\n(.*?)\n<!-- end of settings -->", text, re.DOTALL)
     assert table == settings.table()
 
@@ -19,7 +20,6 @@ def test_the_table_of_settings_is_the_one_that_settings_prints() -> None:
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
-    assert links
     for link in links:
         path, _, heading = link.partition("#")
         target = page.parent / path if path else page
@@ -36,3 +36,21 @@ def test_every_setting_that_is_set_exists_and_is_encrypted_if_it_is_a_secret() -
     commands = re.findall(r"^\$ pulumi config set (--secret|--path)? ?'?(\w[\w:]*)", pages, re.MULTILINE)
     assert len(commands) > 10
     assert [key for flag, key in commands if key != "gcp:project" and rows.get(key) is not secret[flag]] == []
+
+
+def test_the_readme_links_to_every_page() -> None:
+    links = set(re.findall(r"\]\(([^)#]+)\)", README.read_text()))
+    assert {str(page.relative_to(ROOT)) for page in DOCS if page != README} - links == set()
+
+
+def test_the_readme_is_read_in_four_minutes() -> None:
+    assert len(README.read_text().split()) <= 900
+
+
+def test_make_help_lists_every_target_that_the_pages_name() -> None:
+    listed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    named = {name for page in DOCS for name in re.findall(r"`make (\w+)", page.read_text())}
+    assert {"local", "test", "bench"} <= named
+    assert {name for name in named if not re.search(rf"^make {name} +\w", listed, re.MULTILINE)} == set()
