@@ -36,6 +36,7 @@ from local.cloud_tasks.api import Api
 from local.cloud_tasks.attempt import Attempt
 from local.cloud_tasks.batches import Batches
 from local.cloud_tasks.dispatch import Dispatcher
+from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.messages import Message, QueueMessage
 from local.cloud_tasks.schedule import RateLimits
 from local.cloud_tasks.store import Store
@@ -100,9 +101,9 @@ class _Clock:
 class _Tasks(CloudTasks):
     """Notes when the queue lets each task go, and since when it could."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, listener: Listener) -> None:
         self.clock = _Clock()
-        super().__init__(store, self.clock, lambda *_: True)
+        super().__init__(store, self.clock, lambda *_: True, (listener,))
         self.over = asyncio.Event()
         """Set when no task is left."""
         self.moments: list[float] = []
@@ -127,13 +128,13 @@ class _Tasks(CloudTasks):
 class _Dispatcher(Dispatcher):
     """Notes how long after it was due each request is made."""
 
-    def __init__(self, tasks: _Tasks, identity: Identity, faults: Faults) -> None:
-        super().__init__(tasks, identity, time.time, faults, lambda: None)
+    def __init__(self, identity: Identity, faults: Faults) -> None:
+        super().__init__(identity, time.time, faults, lambda: None)
         self.waits: list[float] = []
-        self._due = tasks.due
+        self.due: dict[str, float] = {}
 
     async def _request(self, attempt: Attempt) -> tuple[int, str]:
-        self.waits.append(time.time() - self._due[attempt.task])
+        self.waits.append(time.time() - self.due[attempt.task])
         return await super()._request(attempt)
 
 
@@ -144,12 +145,13 @@ async def _dispatch(rate: int, count: int) -> tuple[list[float], list[float]]:
         store = stack.enter_context(contextlib.closing(Store(folder / "state.sqlite")))
         listener = stack.enter_context(listen(0, "the service"))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        tasks = _Tasks(store)
+        identity = Identity("http://issuer.example", "shop", [ACCOUNT], new_key(), time.time)
+        dispatcher = _Dispatcher(identity, Faults(None, folder / "faults"))
+        tasks = _Tasks(store, dispatcher)
         limits = types.RateLimits(max_dispatches_per_second=rate, max_concurrent_dispatches=200)
         tasks.queues.declare(types.Queue.pb(types.Queue(name=QUEUE, rate_limits=limits, state="PAUSED")), ())
         for number in range(_burst(rate) + count):
             tasks.create_task(_task(str(number), url))
-        identity = Identity("http://issuer.example", "shop", [ACCOUNT], new_key(), time.time)
         runtime = Processes(ROOT / "handler")
         instances = Instances(runtime, HANDLER, ENVIRONMENT, max_instances=1, concurrency=200)
         service = Service("handler", 300, 1, 200, ENVIRONMENT, frozenset([f"serviceAccount:{ACCOUNT}"]))
@@ -157,7 +159,8 @@ async def _dispatch(rate: int, count: int) -> tuple[list[float], list[float]]:
         runner = web.AppRunner(door.application(), access_log=None)
         await runner.setup()
         await web.SockSite(runner, listener).start()
-        dispatcher = _Dispatcher(tasks, identity, Faults(None, folder / "faults"))
+        dispatcher.due = tasks.due
+        dispatcher.start(tasks)
         async with instances.slot():  # the handler is up before the first dispatch
             tasks.queues.resume_queue(types.ResumeQueueRequest.pb()(name=QUEUE))
             await tasks.over.wait()

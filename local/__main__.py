@@ -23,8 +23,8 @@ from rich.console import Console
 from local.cloud import Cloud, Ports, PortTakenError, listen
 from local.cloud_run.containers import ContainerError, Containers
 from local.cloud_run.instances import Processes
+from local.cloud_tasks.listener import Event
 from local.cloud_tasks.store import Store
-from local.cloud_tasks.tasks import Event
 from local.drill.drill import Drill, DrillError
 from local.faults import Faults
 from local.lines import lines
@@ -69,8 +69,9 @@ def main() -> int:
                     if arguments.container
                     else Processes(program.context)
                 )
-                cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime)
-                return asyncio.run(_up(cloud, arguments, console, started))
+                report = Report(program.exports["queue"], console, time.monotonic)
+                cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime, report)
+                return asyncio.run(_up(cloud, report, arguments, console, started))
     except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
@@ -179,7 +180,7 @@ def _ports(store: Store, first: int) -> Ports:
     return ports
 
 
-async def _up(cloud: Cloud, arguments: argparse.Namespace, console: Console, started: float) -> int:
+async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, console: Console, started: float) -> int:
     """Serve until there is nothing left to do or to wait for; the exit code."""
     stop = asyncio.Event()
 
@@ -193,7 +194,6 @@ async def _up(cloud: Cloud, arguments: argparse.Namespace, console: Console, sta
         asyncio.get_running_loop().add_signal_handler(number, end)
     failed = False
     async with cloud:
-        report = Report(cloud.tasks, cloud.program.exports["queue"], console, time.monotonic)
         cloud.store.set_fact("ports", json.dumps(dataclasses.asdict(cloud.ports)))
         if arguments.json:
             print(json.dumps(cloud.addresses()), flush=True)  # noqa: T201 - its one line of output

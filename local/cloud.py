@@ -19,6 +19,7 @@ from local.cloud_tasks import rest
 from local.cloud_tasks.api import Api
 from local.cloud_tasks.batches import Batches
 from local.cloud_tasks.dispatch import Dispatcher
+from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.messages import CallError, Message
 from local.cloud_tasks.rest import MAX_REQUEST_BYTES
 from local.cloud_tasks.store import Store
@@ -94,8 +95,10 @@ class Cloud:
         effects: Effects,
         faults: Faults,
         runtime: Processes | Containers,
+        listener: Listener,
     ) -> None:
-        """`service_listener`: where the service is, already bound, since the program was evaluated with its address."""
+        """`service_listener`: where the service is, already bound, since the program was evaluated with its address.
+        `listener`: told of each event of Cloud Tasks."""
         self.program = program
         self.store = store
         self.tasks: CloudTasks
@@ -105,6 +108,7 @@ class Cloud:
         self.effects = effects
         self._faults = faults
         self._runtime = runtime
+        self._listener = listener
         self._runners: list[web.AppRunner] = []
 
     async def __aenter__(self) -> Self:
@@ -123,7 +127,8 @@ class Cloud:
             self.store.set_fact("key", key)
         program = self.program
         identity = Identity(issuer, program.project, program.accounts, key, self._clock)
-        self.tasks = CloudTasks(self.store, self._clock, identity.has)
+        self._dispatcher = Dispatcher(identity, self._clock, self._faults, lambda: self._instances.kill_one())
+        self.tasks = CloudTasks(self.store, self._clock, identity.has, (self._dispatcher, self._listener))
         for queue in program.queues:
             try:
                 self.tasks.queues.declare(queue, program.grants(queue.name))
@@ -158,7 +163,7 @@ class Cloud:
         self._front_door = FrontDoor(service, service_url, identity, self._instances)
         application = web.Application(client_max_size=MAX_REQUEST_BYTES)
         application.add_routes([*identity.routes(), *rest.routes(api)])
-        self._dispatcher = Dispatcher(self.tasks, identity, self._clock, self._faults, self._instances.kill_one)
+        self._dispatcher.start(self.tasks)
         await self._serve(application, rest_listener)
         await self._serve(self._front_door.application(), self._service_listener, auto_decompress=False)
         await self._server.start()

@@ -11,23 +11,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from local.cloud_tasks.listener import Event, Listener
 from local.cloud_tasks.messages import Message
-from local.cloud_tasks.tasks import CloudTasks, Event
 
 
-class Report:
+class Report(Listener):
     """Counts of what happened to the tasks of one queue since the start."""
 
-    def __init__(self, cloud_tasks: CloudTasks, queue: str, console: Console, clock: Callable[[], float]) -> None:
+    def __init__(self, queue: str, console: Console, clock: Callable[[], float]) -> None:
         self._prefix = f"{queue}/tasks/"
         self._console = console
         self._clock = clock
         self._first = self._last = 0.0
         self._counts: dict[str, collections.Counter[Event]] = collections.defaultdict(collections.Counter)
         self._changed: Callable[[], None] = lambda: None
-        cloud_tasks.on_event = self._count
 
-    def _count(self, event: Event, task: Message) -> None:
+    def task_changed(self, event: Event, task: Message) -> None:
         if not task.name.startswith(self._prefix):
             return
         self._last = self._clock()

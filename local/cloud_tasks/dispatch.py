@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from local.cloud_tasks.attempt import Attempt
+from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
 from local.identity import Identity
@@ -25,34 +26,36 @@ _DISK_PAUSE = 1.0
 """Seconds before the next try to write."""
 
 
-class Dispatcher:
+class Dispatcher(Listener):
     """The sender of all queues."""
 
     def __init__(
         self,
-        cloud_tasks: CloudTasks,
         identity: Identity,
         clock: Callable[[], float],
         faults: Faults,
         kill_handler: Callable[[], None],
     ) -> None:
-        """`kill_handler`: what the fault of that name does."""
-        self._cloud_tasks = cloud_tasks
+        """`clock`: seconds since the epoch. `kill_handler`: ends a handler, for the fault of that name."""
+        self._cloud_tasks: CloudTasks
         self._identity = identity
         self._clock = clock
         self._faults = faults
         self._kill_handler = kill_handler
         self._loop = asyncio.get_running_loop()
-        self._stopped = False
+        self._stopped = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
         )
-        cloud_tasks.queues.on_schedule = self._wake
-        cloud_tasks.on_forced = self._send
+
+    def start(self, cloud_tasks: CloudTasks) -> None:
+        """Send the attempts of this service, which has the dispatcher among its listeners."""
+        self._cloud_tasks = cloud_tasks
+        self._stopped = False
         for path in cloud_tasks.queues.paths():
-            self._wake(path)
+            self.queue_changed(path)
 
     async def stop(self, grace: float = 5) -> None:
         """Send nothing more; wait up to `grace` seconds for the answers that are due."""
@@ -66,9 +69,12 @@ class Dispatcher:
             await asyncio.gather(*late, return_exceptions=True)
         await self._session.close()
 
-    def _wake(self, path: str) -> None:
-        """Look at the queue anew, in the loop's next round."""
-        self._set_timer(path, 0)
+    def queue_changed(self, queue: str) -> None:
+        """Send what is due in the loop's next round."""
+        self._set_timer(queue, 0)
+
+    def run_requested(self, attempt: Attempt) -> None:
+        self._send(attempt)
 
     def _set_timer(self, path: str, delay: float) -> None:
         if path in self._timers:

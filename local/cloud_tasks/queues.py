@@ -18,7 +18,7 @@ from google.protobuf import empty_pb2
 from local.cloud_tasks import iam
 from local.cloud_tasks.messages import CallError, Message, QueueMessage, microseconds, page_size
 from local.cloud_tasks.queue_config import new_queue, rate_limits, updated_queue
-from local.cloud_tasks.schedule import Queue
+from local.cloud_tasks.schedule import Schedule
 from local.cloud_tasks.store import Store, StoredQueue
 
 ListQueuesResponse: Message = types.ListQueuesResponse.pb()
@@ -48,24 +48,30 @@ class OpenQueue:
     policy: Message
     declared: bool
     """By the program; else made by a call."""
-    schedule: Queue
+    schedule: Schedule
 
 
 class Queues:
     """The queues of a store."""
 
-    def __init__(self, store: Store, clock: Callable[[], float], take_up: Callable[[str], None]) -> None:
-        """`clock`: seconds since the epoch. `take_up`: what schedules the tasks that the store has of a queue."""
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        schedule_stored: Callable[[str], None],
+        queue_changed: Callable[[str], None],
+    ) -> None:
+        """`clock`: seconds since the epoch. `schedule_stored`: schedules the stored tasks of a queue that was opened.
+        `queue_changed`: called with a queue's path when it may have a task to dispatch."""
         self._store = store
         self._clock = clock
-        self._take_up = take_up
+        self._schedule_stored = schedule_stored
+        self._queue_changed = queue_changed
         self._open: dict[str, OpenQueue] = {}
-        self.on_schedule: Callable[[str], None] = lambda queue: None
-        """Called with a queue's path when it may have something to dispatch."""
         self._stored = {queue.path: queue for queue in store.queues()}
 
-    def open_kept(self) -> None:
-        """Have again the queues that calls made in an earlier run."""
+    def reopen(self) -> None:
+        """Reopen the queues that API calls created."""
         for stored in [queue for queue in self._stored.values() if not queue.declared]:
             self._put(QueueMessage.FromString(stored.message), iam.Policy.FromString(stored.policy), declared=False)
 
@@ -208,13 +214,13 @@ class Queues:
         )
         limits, now = rate_limits(message), self._clock()
         is_new, kept = path not in self._open, self._stored.pop(path, None)
-        schedule = Queue(limits, now, rested=kept is None) if is_new else self._open[path].schedule
+        schedule = Schedule(limits, now, rested=kept is None) if is_new else self._open[path].schedule
         schedule.set_limits(limits, now)
         schedule.paused = message.state == types.Queue.State.PAUSED
         self._open[path] = OpenQueue(message, policy, declared, schedule)
         if kept:
-            self._take_up(path)
-        self.on_schedule(path)
+            self._schedule_stored(path)
+        self._queue_changed(path)
         return message
 
 

@@ -49,7 +49,7 @@ class RetryConfig:
         return tried and now - first_attempt >= self.max_retry_duration
 
 
-class Queue:
+class Schedule:
     """The waiting and the dispatched tasks of one queue, by task id."""
 
     def __init__(self, limits: RateLimits, now: float, *, rested: bool) -> None:

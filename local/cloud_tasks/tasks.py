@@ -5,17 +5,17 @@ when it returns. Knows nothing of gRPC, REST or HTTP dispatch: those are api.py 
 """
 
 import contextlib
-import enum
 import logging
 import re
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from google.cloud.tasks_v2 import types
 from google.protobuf import empty_pb2
 
 from local.cloud_tasks.attempt import Attempt, attempt, note_answer
+from local.cloud_tasks.listener import Event, Listener
 from local.cloud_tasks.messages import CallError, Message, TaskMessage, microseconds, page_size
 from local.cloud_tasks.queue_config import retry_config
 from local.cloud_tasks.queues import ENTITY_MISSING, NAME_BLOCKED_SECONDS, Queues
@@ -51,35 +51,37 @@ _TASK_PATH = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks/([
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
 
 
-class Event(enum.Enum):
-    """What happened to a task."""
-
-    CREATED = "created"
-    PROCESSED = "processed"
-    RETRIED = "retried"
-    GONE = "gone"
-    """Deleted after its last attempt."""
-
-
 class CloudTasks:
     """The service: queues and tasks in a store."""
 
-    def __init__(self, store: Store, clock: Callable[[], float], account_exists: Callable[[str, str], bool]) -> None:
-        """`clock`: seconds since the epoch. `account_exists`: whether a queue of a project may sign in as an e-mail.
-        A queue that the store has comes back when it is declared again; one that a call made comes back at once."""
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        account_exists: Callable[[str, str], bool],
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        """Open the queues of `store` that API calls created; those of the program open when they are declared.
+
+        `clock`: seconds since the epoch. `account_exists`: whether a queue of a project may sign in as an e-mail."""
         self._store = store
         self._clock = clock
         self._account_exists = account_exists
-        self.on_event: Callable[[Event, Message], None] = lambda event, task: None
-        """Called after each event with the task."""
-        self.on_forced: Callable[[Attempt], None] = lambda attempt: None
-        """Called with an attempt to send at once."""
+        self._listeners = listeners
         store.forget_names(clock())
-        self.queues = Queues(store, clock, self._take_up)
-        self.queues.open_kept()
+        self.queues = Queues(store, clock, self._schedule_stored, self._queue_changed)
+        self.queues.reopen()
 
-    def _take_up(self, path: str) -> None:
-        """Schedule the tasks that an earlier run left; an attempt that was under way when it ended counts as failed."""
+    def _queue_changed(self, path: str) -> None:
+        for listener in self._listeners:
+            listener.queue_changed(path)
+
+    def _task_changed(self, event: Event, task: Message) -> None:
+        for listener in self._listeners:
+            listener.task_changed(event, task)
+
+    def _schedule_stored(self, path: str) -> None:
+        """Schedule the stored tasks of a queue. An attempt that was under way when the process ended has failed."""
         schedule = self.queues[path].schedule
         interrupted = []
         for task, due, in_flight in self._store.schedule(path):
@@ -140,8 +142,8 @@ class CloudTasks:
     def _announce(self, path: str, task: Message, stored: StoredTask) -> None:
         """Schedule a task that was stored."""
         self.queues[path].schedule.add(stored.id, stored.due)
-        self.queues.on_schedule(path)
-        self.on_event(Event.CREATED, task)
+        self._queue_changed(path)
+        self._task_changed(Event.CREATED, task)
 
     def get_task(self, request: Message) -> Message:
         return view(self._task(request.name)[2], request.response_view)
@@ -183,7 +185,9 @@ class CloudTasks:
         message = self._begin(path, stored, message)
         queue = self.queues[path]
         queue.schedule.force(stored.id)
-        self.on_forced(attempt(stored, message, queue.message, forced=True))
+        begun = attempt(stored, message, queue.message, forced=True)
+        for listener in self._listeners:
+            listener.run_requested(begun)
         return view(message, request.response_view)
 
     def _task(self, name: str) -> tuple[str, StoredTask, Message]:
@@ -250,7 +254,7 @@ class CloudTasks:
         if 200 <= status < 300:
             self._end(path, attempt.task)
             self._free(path, attempt.task)
-            self.on_event(Event.PROCESSED, message)
+            self._task_changed(Event.PROCESSED, message)
         elif attempt.number == message.dispatch_count:  # else a forced run has begun since, and decides
             now = self._clock()
             # a run that somebody forced is scheduled anew from when they did
@@ -265,7 +269,7 @@ class CloudTasks:
             self._end(path, stored.id)
             self._free(path, stored.id)
             log.error("Task %s is gone: attempt %d was its last, HTTP %d", message.name, message.dispatch_count, status)
-            self.on_event(Event.GONE, message)
+            self._task_changed(Event.GONE, message)
             return
         retry_at = max(now, since + config.backoff(message.dispatch_count))
         note_answer(message, status, now)
@@ -278,12 +282,12 @@ class CloudTasks:
         self._store.update_task(path, stored)
         queue.schedule.add(stored.id, retry_at)
         self._free(path, stored.id)
-        self.on_event(Event.RETRIED, message)
+        self._task_changed(Event.RETRIED, message)
 
     def _free(self, path: str, task_id: str) -> None:
         """Give the place of a dispatch to the next one."""
         self.queues[path].schedule.finish(task_id)
-        self.queues.on_schedule(path)
+        self._queue_changed(path)
 
     def _end(self, path: str, task_id: str) -> None:
         self._store.end_task(path, task_id, self._clock() + NAME_BLOCKED_SECONDS)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.local.cloud_tasks.serving import ACCOUNT, LOCATION, Client, client, serving
+from tests.local.cloud_tasks.serving import ACCOUNT, LOCATION, Client, Serving, client
 from tests.local.running import request as http
 
 RECORDED = "an answer recorded from the service"
@@ -205,8 +205,8 @@ UPDATED_BEFORE = {
 def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The official client of a service with the queues and tasks that the rows name."""
     with (
-        serving(tmp_path_factory.mktemp("state")) as (grpc_address, rest_address),
-        client(request.param, grpc_address, rest_address) as call,
+        Serving(tmp_path_factory.mktemp("state")) as service,
+        client(request.param, service.grpc, service.rest) as call,
     ):
         for name in (QUEUE, PAUSED, DELETED, *(f"{LISTED}/queues/{letter}" for letter in "abc")):
             assert call("create_queue", {"parent": name.partition("/queues/")[0], "queue": {"name": name}})[0] == "OK"
@@ -273,9 +273,9 @@ def test_a_batch_with_the_same_request_id_is_done_once_and_its_operation_kept(ca
     ],
 )
 def test_json_that_is_no_request_is_named_with_what_is_wrong(tmp_path: Path, body: bytes, text: str) -> None:
-    with serving(tmp_path) as (_, address):
-        http(f"http://{address}/v2/{LOCATION}/queues", json.dumps({"name": QUEUE}).encode())
-        status, answer = http(f"http://{address}/v2/{QUEUE}/tasks", body)
+    with Serving(tmp_path) as service:
+        http(f"http://{service.rest}/v2/{LOCATION}/queues", json.dumps({"name": QUEUE}).encode())
+        status, answer = http(f"http://{service.rest}/v2/{QUEUE}/tasks", body)
     error = json.loads(answer)["error"]
     assert (status, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
     assert text in error["message"]
@@ -283,8 +283,8 @@ def test_json_that_is_no_request_is_named_with_what_is_wrong(tmp_path: Path, bod
 
 @pytest.mark.parametrize("path", [f"v2/{QUEUE}/tasks/t:buffer", f"v2beta3/{QUEUE}:pause"])
 def test_what_is_not_served_says_so_over_rest(tmp_path: Path, path: str) -> None:
-    with serving(tmp_path) as (_, address):
-        status, answer = http(f"http://{address}/{path}", b"{}")
+    with Serving(tmp_path) as service:
+        status, answer = http(f"http://{service.rest}/{path}", b"{}")
     assert (status, json.loads(answer)["error"]["status"]) == (501, "UNIMPLEMENTED")
 
 
@@ -296,8 +296,8 @@ def test_where_grants_count_a_caller_may_do_what_its_roles_say_and_no_more(tmp_p
     full = {"name": ABSENT, "response_view": "FULL"}
     asked = {"resource": QUEUE, "permissions": ["cloudtasks.tasks.get", "cloudtasks.tasks.create"]}
     with (
-        serving(tmp_path, member, {QUEUE: grants}) as (grpc_address, rest_address),
-        client(kind, grpc_address, rest_address) as call,
+        Serving(tmp_path, member, {QUEUE: grants}) as service,
+        client(kind, service.grpc, service.rest) as call,
     ):
         assert call("create_task", task("t")) == ("PERMISSION_DENIED", denied.format("tasks.create", QUEUE))
         assert call("delete_task", {"name": ABSENT}) == ("NOT_FOUND", NO_ENTITY)

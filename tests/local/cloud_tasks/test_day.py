@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local.cloud_tasks.attempt import Attempt
-from local.cloud_tasks.messages import QueueMessage
+from local.cloud_tasks.listener import Event, Listener
+from local.cloud_tasks.messages import Message, QueueMessage
 from local.cloud_tasks.store import Store
-from local.cloud_tasks.tasks import CloudTasks, Event
+from local.cloud_tasks.tasks import CloudTasks
 
 QUEUE = "projects/shop/locations/us-central1/queues/q"
 START, DAY = 1_800_000_000.0, 24 * 3600.0
@@ -65,8 +66,12 @@ def live_through_a_day(figures: Figures, seed: int) -> tuple[list[Dispatch], dic
     now = START
     events: dict[str, Event] = {}
     store = Store(Path(":memory:"))
-    tasks = CloudTasks(store, lambda: now, lambda *_: True)
-    tasks.on_event = lambda event, task: events.__setitem__(task.name.rpartition("/")[2], event)
+
+    class LastEvent(Listener):
+        def task_changed(self, event: Event, task: Message) -> None:
+            events[task.name.rpartition("/")[2]] = event
+
+    tasks = CloudTasks(store, lambda: now, lambda *_: True, [LastEvent()])
     tasks.queues.declare(
         json_format.ParseDict(
             {

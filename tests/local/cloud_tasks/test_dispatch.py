@@ -11,10 +11,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from google.cloud.tasks_v2 import types
-from google.protobuf import json_format
 
+from local.cloud_tasks.attempt import Attempt
 from local.cloud_tasks.dispatch import Dispatcher
-from local.cloud_tasks.messages import QueueMessage
+from local.cloud_tasks.listener import Event, Listener
+from local.cloud_tasks.messages import Message, QueueMessage
 from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
@@ -25,23 +26,34 @@ INVOKER = "cloud-tasks-invoker@shop.iam.gserviceaccount.com"
 KEY = new_key()
 
 
-class Target:
+class HastyDispatcher(Dispatcher):
+    """Waits only 0.05 s for the answers to runs that RunTask asked for: the service's least deadline is 15 s."""
+
+    def run_requested(self, attempt: Attempt) -> None:
+        super().run_requested(dataclasses.replace(attempt, deadline=0.05))
+
+
+class Target(Listener):
     """A server that records what reaches it, and the queue that sends to it."""
 
-    def __init__(self, tasks: CloudTasks, url: str, received: list[tuple[str, str, dict[str, str], bytes]]) -> None:
-        self.tasks = tasks
+    tasks: CloudTasks
+
+    def __init__(self, url: str, received: list[tuple[str, str, dict[str, str], bytes]]) -> None:
         self.url = url
         self.received = received
+        self._ended = asyncio.Event()
+
+    def task_changed(self, event: Event, _: Message) -> None:
+        if event is not Event.CREATED:
+            self._ended.set()
 
     async def deliver(self, path: str, **http: Any) -> types.Task:  # noqa: ANN401 - any field of the request
         """Create a task for this path and wait until its first attempt has ended; the task as it is then."""
         name = f"{QUEUE}/tasks/t"
         request = {"url": self.url + path, "body": b"{}", **http}
         call = types.CreateTaskRequest(parent=QUEUE, task={"name": name, "http_request": request})
-        ended = asyncio.Event()
-        self.tasks.on_event = lambda event, _: ended.set() if event.value != "created" else None
         self.tasks.create_task(types.CreateTaskRequest.pb(call))
-        await asyncio.wait_for(ended.wait(), 30)
+        await asyncio.wait_for(self._ended.wait(), 30)
         try:
             return types.Task(self.tasks.get_task(types.GetTaskRequest.pb()(name=name)))
         except Exception:
@@ -76,10 +88,12 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     store = Store(tmp_path / "state.sqlite")
     identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, time.time)
-    tasks = CloudTasks(store, time.time, lambda *_: True)
-    tasks.queues.declare(json_format.ParseDict({"name": QUEUE}, QueueMessage()), ())
-    dispatcher = Dispatcher(tasks, identity, time.time, Faults(None, tmp_path / "faults.jsonl"), lambda: None)
-    yield Target(tasks, url, received)
+    dispatcher = HastyDispatcher(identity, time.time, Faults(None, tmp_path / "faults.jsonl"), lambda: None)
+    target = Target(url, received)
+    target.tasks = CloudTasks(store, time.time, lambda *_: True, [dispatcher, target])
+    target.tasks.queues.declare(QueueMessage(name=QUEUE), ())
+    dispatcher.start(target.tasks)
+    yield target
     await dispatcher.stop(grace=0)
     over.set()
     await runner.cleanup()
@@ -133,8 +147,6 @@ async def test_no_connection_is_a_failure(target: Target) -> None:
 
 
 async def test_no_answer_within_the_deadline_is_a_504(target: Target) -> None:
-    send = target.tasks.on_forced
-    target.tasks.on_forced = lambda attempt: send(dataclasses.replace(attempt, deadline=0.05))
     target.tasks.queues.pause_queue(types.PauseQueueRequest.pb()(name=QUEUE))
     delivery = asyncio.create_task(target.deliver("/late"))
     await asyncio.sleep(0)  # until it has created the task

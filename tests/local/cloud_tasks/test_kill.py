@@ -40,8 +40,9 @@ def serve(folder: Path, port: int, key: str, life: int) -> None:
     async def serving() -> None:
         store = Store(folder / "state.sqlite")
         identity = Identity(str(life), "shop", [ACCOUNT], key, time.time)
-        cloud_tasks = CloudTasks(store, time.time, identity.has)
-        dispatcher = Dispatcher(cloud_tasks, identity, time.time, Faults(None, folder / "faults"), lambda: None)
+        dispatcher = Dispatcher(identity, time.time, Faults(None, folder / "faults"), lambda: None)
+        cloud_tasks = CloudTasks(store, time.time, identity.has, [dispatcher])
+        dispatcher.start(cloud_tasks)
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers(Api(cloud_tasks, Batches(cloud_tasks, store, time.time)).grpc_handlers())
         server.add_insecure_port(f"127.0.0.1:{port}")

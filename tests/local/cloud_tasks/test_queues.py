@@ -12,6 +12,7 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.protobuf import field_mask_pb2, json_format
 
 from local.cloud_tasks.attempt import Attempt
+from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.messages import CallError, Message, QueueMessage
 from local.cloud_tasks.queues import QUEUE_BLOCKED_SECONDS
 from local.cloud_tasks.store import Store
@@ -24,7 +25,7 @@ HANDLER = "serviceAccount:handler@shop.iam.gserviceaccount.com"
 START = 1_800_000_000.0
 
 
-class Service:
+class Service(Listener):
     """Cloud Tasks with one declared queue, on a real store."""
 
     def __init__(self, file: Path) -> None:
@@ -32,12 +33,14 @@ class Service:
         self._file = file
         self.open()
 
+    def run_requested(self, attempt: Attempt) -> None:
+        self.forced.append(attempt)
+
     def open(self) -> None:
         self.store = Store(self._file)
-        self.tasks = CloudTasks(self.store, lambda: self.now, lambda *_: True)
+        self.tasks = CloudTasks(self.store, lambda: self.now, lambda *_: True, [self])
         self.queues = self.tasks.queues
         self.forced: list[Attempt] = []
-        self.tasks.on_forced = self.forced.append
         self.queues.declare(QueueMessage(name=DECLARED), [("roles/cloudtasks.enqueuer", HANDLER)])
 
     def reopen(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.cloud_tasks.schedule import Queue, RateLimits, RetryConfig
+from local.cloud_tasks.schedule import RateLimits, RetryConfig, Schedule
 
 DECLARED = RetryConfig(max_attempts=5, min_backoff=10, max_backoff=300, max_doublings=4)
 
@@ -49,14 +49,14 @@ def test_retrying_stops_when_both_limits_are_reached(
 
 
 def test_a_rested_queue_dispatches_its_burst_then_its_rate() -> None:
-    queue = Queue(RateLimits(5, 1000), 0.0, rested=True)
+    queue = Schedule(RateLimits(5, 1000), 0.0, rested=True)
     for task in range(20):
         queue.add(str(task), 0.0)
     assert [len(queue.take(at)) for at in (0.0, 0.1, 0.2, 0.3, 1.21)] == [10, 0, 1, 0, 5]
 
 
 def test_a_restarted_queue_begins_without_a_burst() -> None:
-    queue = Queue(RateLimits(5, 1000), 100.0, rested=False)
+    queue = Schedule(RateLimits(5, 1000), 100.0, rested=False)
     queue.add("a", 0.0)
     queue.add("b", 0.0)
     assert queue.take(100.19) == []
@@ -65,7 +65,7 @@ def test_a_restarted_queue_begins_without_a_burst() -> None:
 
 
 def test_a_task_leaves_when_due_in_the_order_of_time() -> None:
-    queue = Queue(RateLimits(), 0.0, rested=True)
+    queue = Schedule(RateLimits(), 0.0, rested=True)
     queue.add("late", 9.0)
     queue.add("early", 3.0)
     queue.add("late", 4.0)
@@ -76,7 +76,7 @@ def test_a_task_leaves_when_due_in_the_order_of_time() -> None:
 
 
 def test_a_paused_queue_dispatches_nothing_but_what_is_forced() -> None:
-    queue = Queue(RateLimits(), 0.0, rested=True)
+    queue = Schedule(RateLimits(), 0.0, rested=True)
     queue.add("a", 0.0)
     queue.paused = True
     assert queue.take(1.0) == []
@@ -88,7 +88,7 @@ def test_a_paused_queue_dispatches_nothing_but_what_is_forced() -> None:
 
 
 def test_a_removed_task_is_not_dispatched_and_keeps_its_place_while_its_request_is_out() -> None:
-    queue = Queue(RateLimits(max_concurrent_dispatches=1), 0.0, rested=True)
+    queue = Schedule(RateLimits(max_concurrent_dispatches=1), 0.0, rested=True)
     queue.add("waiting", 0.0)
     queue.remove("waiting")
     queue.add("dispatched", 0.0)
@@ -101,7 +101,7 @@ def test_a_removed_task_is_not_dispatched_and_keeps_its_place_while_its_request_
 
 
 def test_removed_tasks_do_not_pile_up_behind_an_early_one() -> None:
-    queue = Queue(RateLimits(), 0.0, rested=True)
+    queue = Schedule(RateLimits(), 0.0, rested=True)
     queue.add("early", 1.0)
     for number in range(10_000):
         queue.add(str(number), 2.0)
@@ -121,7 +121,7 @@ def test_no_window_exceeds_rate_or_concurrency_and_nothing_leaves_early(
     rate: float, concurrency: int, tasks: list[float], service_time: float, rested: bool
 ) -> None:
     limits = RateLimits(rate, concurrency)
-    queue = Queue(limits, 0.0, rested=rested)
+    queue = Schedule(limits, 0.0, rested=rested)
     for number, due in enumerate(tasks):
         queue.add(str(number), due)
     log: list[float] = []

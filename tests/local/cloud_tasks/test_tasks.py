@@ -8,15 +8,20 @@ from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
 
 from local.cloud_tasks.attempt import Attempt
+from local.cloud_tasks.listener import Event, Listener
 from local.cloud_tasks.messages import CallError, Message, QueueMessage
 from local.cloud_tasks.queues import NAME_BLOCKED_SECONDS
 from local.cloud_tasks.store import Store
-from local.cloud_tasks.tasks import CloudTasks, Event
+from local.cloud_tasks.tasks import CloudTasks
 
 QUEUE = "projects/shop/locations/us-central1/queues/cloud-run-tasks"
 TASK = f"{QUEUE}/tasks/order-1"
 INVOKER = "cloud-tasks-invoker@shop.iam.gserviceaccount.com"
 START = 1_800_000_000.0
+
+
+def account_exists(project: str, email: str) -> bool:
+    return (project, email) == ("shop", INVOKER)
 
 
 class Clock:
@@ -26,7 +31,7 @@ class Clock:
         return self.now
 
 
-class Service:
+class Service(Listener):
     """Cloud Tasks under a virtual clock, on a real store."""
 
     def __init__(self, file: Path, clock: Clock) -> None:
@@ -34,14 +39,22 @@ class Service:
         self._file = file
         self.open()
 
+    def queue_changed(self, queue: str) -> None:
+        self.changed_queues.append(queue)
+
+    def run_requested(self, attempt: Attempt) -> None:
+        self.forced.append(attempt)
+
+    def task_changed(self, event: Event, _: Message) -> None:
+        self.events.append(event)
+
     def open(self, **figures: Any) -> None:  # noqa: ANN401 - any field of a queue
         """`figures`: of the declared queue, over the design's."""
         self.store = Store(self._file)
         self.events: list[Event] = []
+        self.changed_queues: list[str] = []
         self.forced: list[Attempt] = []
-        self.tasks = CloudTasks(self.store, self.clock, lambda project, email: (project, email) == ("shop", INVOKER))
-        self.tasks.on_event = lambda event, _: self.events.append(event)
-        self.tasks.on_forced = self.forced.append
+        self.tasks = CloudTasks(self.store, self.clock, account_exists, [self])
         self.tasks.queues.declare(
             json_format.ParseDict(
                 {
@@ -348,10 +361,9 @@ def test_a_place_is_free_again_when_the_request_of_a_deleted_task_ends(service: 
     service.create(name=f"{QUEUE}/tasks/order-2")
     service.tasks.delete_task(types.DeleteTaskRequest.pb()(name=TASK))
     assert service.tasks.next_dispatch(QUEUE) is None
-    woken: list[str] = []
-    service.tasks.queues.on_schedule = woken.append
+    service.changed_queues.clear()
     service.tasks.end_attempt(first, 500)
-    assert woken == [QUEUE]
+    assert service.changed_queues == [QUEUE]
     assert service.dispatch().task == "order-2"
 
 
