@@ -14,7 +14,7 @@ from typing import Self
 from google.api_core import exceptions
 from google.cloud import tasks_v2
 
-from order_tasks import calls
+from order_tasks import calls, outbox
 from order_tasks.config import Config
 from order_tasks.errors import IncompleteOrderError
 from order_tasks.order import Order
@@ -56,6 +56,15 @@ class OrderTasks:
         # Its own threads: on shared ones, a busy web app's orders would wait for each other.
         with ThreadPoolExecutor(len(requests)) as threads:
             return _outcome(order, list(threads.map(self._attempt, requests.values()))).all_tasks()
+
+    def publish(self, rows: Sequence[outbox.Row], delete: outbox.Delete | None = None) -> outbox.Published:
+        """Create the tasks of committed outbox rows, and delete the rows whose tasks exist.
+
+        Call it after the commit. Transient errors are retried for 5 s. Raises nothing: the result and a warning in the
+        log name the rows that are left to the relay. `delete` deletes rows by their task ids; the default uses the
+        database that `outbox.add` inserted them into. Rows that are never deleted here are deleted by the relay.
+        """
+        return outbox.publish(self._api, self._config, rows, delete)
 
     def close(self) -> None:
         """Close the channel; calls in flight fail."""
@@ -141,6 +150,10 @@ class AsyncOrderTasks:
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+
+    async def publish(self, rows: Sequence[outbox.Row], delete: outbox.Delete | None = None) -> outbox.Published:
+        """Like `OrderTasks.publish`; `delete` may be a coroutine function."""
+        return await outbox.publish_async(self._api, self._config, rows, delete)
 
     async def close(self) -> None:
         """Close the channel; calls in flight fail."""
