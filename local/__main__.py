@@ -28,7 +28,7 @@ from local.cloud_tasks.store import Store
 from local.drill.drill import Drill, DrillError
 from local.faults import Faults
 from local.lines import lines
-from local.program import PROJECT, ProgramError, evaluate, stack_configuration
+from local.program import PROJECT, ROOT, ProgramError, evaluate, stack_configuration
 from local.program.declared import declared
 from local.report import Report
 from local.sinks.effects import PLACEHOLDERS, Effects
@@ -65,7 +65,7 @@ def main() -> int:
                 effects = Effects(folder, faults, arguments.database_url)
                 program = declared(evaluation)
                 runtime = (
-                    Containers.built(program.build, program.service.name, folder)
+                    Containers.built(program.build, ROOT, program.service.name, folder)
                     if arguments.container
                     else Processes(program.context)
                 )
@@ -204,7 +204,7 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, conso
                 failed = await _send(arguments.orders, cloud, stop) != 0
                 await _idle(cloud, stop)
             dead_letters = cloud.dead_letters()
-            console.print(report.table(dead_letters, cloud.effects_done()))
+            console.print(report.table(dead_letters, cloud.effects.done()))
         elif arguments.exit_when_idle:
             await _idle(cloud, stop)
         if arguments.exit_when_idle:

@@ -1,11 +1,11 @@
 """The cloud on this machine: realises what the program declares, and nothing that it does not."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 import grpc
@@ -29,7 +29,6 @@ from local.identity import Identity, new_key
 from local.program import ProgramError
 from local.program.declared import Declared
 from local.sinks.effects import Effects
-from local.sinks.shop import Shop
 
 log = logging.getLogger("local.cloud")
 
@@ -74,6 +73,32 @@ def listen(port: int, what: str) -> socket.socket:
     return listener
 
 
+async def _serve_http(
+    started: contextlib.AsyncExitStack,
+    application: web.Application,
+    listener: socket.socket,
+    *,
+    auto_decompress: bool = True,
+) -> None:
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, auto_decompress=auto_decompress)
+    started.push_async_callback(runner.cleanup)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+
+
+async def _serve_grpc(started: contextlib.AsyncExitStack, api: Api, port: int, what: str) -> int:
+    """The port; raises PortTakenError."""
+    server = grpc.aio.server(options=_GRPC_OPTIONS)
+    started.push_async_callback(server.stop, 1)
+    server.add_generic_rpc_handlers(api.grpc_handlers())
+    try:
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+    except RuntimeError:
+        raise PortTakenError(port, what) from None
+    await server.start()
+    return port
+
+
 async def prepare_database(runtime: Processes | Containers, database_url: str) -> None:
     """Have the handler create the tables that are missing."""
     command, environment = runtime.command(f"{HANDLER}.schema", {"DATABASE_URL": database_url})
@@ -109,96 +134,91 @@ class Cloud:
         self._faults = faults
         self._runtime = runtime
         self._listener = listener
-        self._runners: list[web.AppRunner] = []
 
     async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server(options=_GRPC_OPTIONS)
-        try:
-            grpc_port = self._server.add_insecure_port(f"127.0.0.1:{self.ports.tasks_grpc}")
-        except RuntimeError:
-            raise PortTakenError(self.ports.tasks_grpc, "Cloud Tasks over gRPC") from None
-        rest_listener = listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer")
+        async with contextlib.AsyncExitStack() as started:
+            await self._start(started)
+            self._started = started.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Take no more calls, wait for the attempts under way, end the handlers."""
+        await self._started.aclose()
+
+    async def _start(self, started: contextlib.AsyncExitStack) -> None:
+        """Start each part after those that it needs, so that `started` ends it before them."""
+        program = self.program
+        rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))
         rest_port, service_port = rest_listener.getsockname()[1], self._service_listener.getsockname()[1]
-        issuer = f"http://127.0.0.1:{rest_port}"
-        service_url = f"http://127.0.0.1:{service_port}"
+        identity = Identity(
+            f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self._clock
+        )
+        dispatcher = Dispatcher(identity, self._clock, self._faults, lambda: self._instances.kill_one())
+        self.tasks = CloudTasks(self.store, self._clock, identity.has, (dispatcher, self._listener))
+        self._declare_queues()
+        batches = Batches(self.tasks, self.store, self._clock)
+        api = Api(self.tasks, batches)
+        addresses = await started.enter_async_context(self.effects.serving())
+
+        handler = f"serviceAccount:{program.handler_account}"
+        handlers_port = await _serve_grpc(started, Api(self.tasks, batches, handler, self._faults), 0, "the handlers")
+        self._instances = self._new_instances({**addresses, "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{handlers_port}"})
+        front_door = FrontDoor(program.service, f"http://127.0.0.1:{service_port}", identity, self._instances)
+        started.push_async_callback(front_door.close)
+        await _serve_http(started, front_door.application(), self._service_listener, auto_decompress=False)
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        application.add_routes([*identity.routes(), *rest.routes(api)])
+        await _serve_http(started, application, rest_listener)
+        started.push_async_callback(self._instances.stop)
+
+        dispatcher.start(self.tasks)
+        started.push_async_callback(dispatcher.stop)
+        grpc_port = await _serve_grpc(started, api, self.ports.tasks_grpc, "Cloud Tasks over gRPC")
+        self.ports = Ports(grpc_port, rest_port, service_port)
+
+    def _signing_key(self) -> str:
+        """The key of this state folder: its tokens outlive a restart."""
         key = self.store.fact("key")
         if key is None:
             key = new_key()
             self.store.set_fact("key", key)
-        program = self.program
-        identity = Identity(issuer, program.project, program.accounts, key, self._clock)
-        self._dispatcher = Dispatcher(identity, self._clock, self._faults, lambda: self._instances.kill_one())
-        self.tasks = CloudTasks(self.store, self._clock, identity.has, (self._dispatcher, self._listener))
-        for queue in program.queues:
+        return key
+
+    def _declare_queues(self) -> None:
+        for queue in self.program.queues:
             try:
-                self.tasks.queues.declare(queue, program.grants(queue.name))
+                self.tasks.queues.declare(queue, self.program.grants(queue.name))
             except CallError as error:
                 raise ProgramError(f"the queue {queue.name} cannot be declared: {error}") from None
         for path in self.tasks.queues.undeclared():
             log.warning("The program no longer declares %s; its tasks stay in the state folder, and are not sent", path)
-        batches = Batches(self.tasks, self.store, self._clock)
-        api = Api(self.tasks, batches)
-        self._server.add_generic_rpc_handlers(api.grpc_handlers())
-        self.ports = Ports(grpc_port, rest_port, service_port)
-        self._handlers_door = grpc.aio.server(options=_GRPC_OPTIONS)
-        self._handlers_door.add_generic_rpc_handlers(
-            Api(self.tasks, batches, f"serviceAccount:{program.handler_account}", self._faults).grpc_handlers()
-        )
-        handlers_port = self._handlers_door.add_insecure_port("127.0.0.1:0")
-        addresses = await self.effects.start()
-        service = program.service
-        self._instances = Instances(
+
+    def _new_instances(self, addresses: Mapping[str, str]) -> Instances:
+        """No instance runs yet. `addresses`: of what the handler calls."""
+        service = self.program.service
+        environment = {
+            **service.environment,
+            **{name: value for name, value in addresses.items() if name in service.environment},
+            "K_SERVICE": service.name,
+            "K_REVISION": f"{service.name}-local",
+            "CLOUD_TASKS_EMULATOR_HOST": addresses["CLOUD_TASKS_EMULATOR_HOST"],
+        }
+        return Instances(
             self._runtime,
             HANDLER,
-            {
-                **service.environment,
-                **{name: value for name, value in addresses.items() if name in service.environment},
-                "K_SERVICE": service.name,
-                "K_REVISION": f"{service.name}-local",
-                "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{handlers_port}",
-            },
+            environment,
             max_instances=service.max_instances,
             concurrency=service.concurrency,
         )
-        self._front_door = FrontDoor(service, service_url, identity, self._instances)
-        application = web.Application(client_max_size=MAX_REQUEST_BYTES)
-        application.add_routes([*identity.routes(), *rest.routes(api)])
-        self._dispatcher.start(self.tasks)
-        await self._serve(application, rest_listener)
-        await self._serve(self._front_door.application(), self._service_listener, auto_decompress=False)
-        await self._server.start()
-        await self._handlers_door.start()
-        return self
 
     def kill(self) -> None:
         """End the handlers at once, for a caller that ends at once too."""
         self._instances.kill_all()
 
-    async def _serve(
-        self, application: web.Application, listener: socket.socket, *, auto_decompress: bool = True
-    ) -> None:
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, auto_decompress=auto_decompress)
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        self._runners.append(runner)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Takes no more calls, waits for the attempts under way, ends the handlers."""
-        await self._server.stop(grace=1)
-        await self._dispatcher.stop()
-        await self._instances.stop()
-        await self._handlers_door.stop(grace=0)
-        await self.effects.stop()
-        await self._front_door.close()
-        for runner in self._runners:
-            await runner.cleanup()
-
     async def commit(self, orders: Iterable[str]) -> None:
         """Put orders into the handler's database, as a web app does before it creates their tasks."""
         await prepare_database(self._runtime, self.effects.database_url)
-        await asyncio.to_thread(Shop(self.effects.database_url).commit, orders)
+        await asyncio.to_thread(self.effects.shop.commit, orders)
 
     def dead_letters(self) -> list[Message]:
         """What is in the dead-letter queue."""
@@ -212,14 +232,6 @@ class Cloud:
             request.page_token = page.next_page_token
             if not page.next_page_token:
                 return found
-
-    def effects_done(self) -> dict[str, int]:
-        """How many effects there are of each action; a repetition under the same id is one."""
-        return {
-            "send_confirmation": len({mail["id"] for mail in self.effects.mails()}),
-            "update_inventory": sum(Shop(self.effects.database_url).sold()),
-            "notify_warehouse": len({notification["id"] for notification in self.effects.notifications()}),
-        }
 
     def addresses(self) -> dict[str, str]:
         """What a client needs; the keys are those of `--json` and, where there is one, of the stack's outputs."""

@@ -3,10 +3,11 @@
 The order of draws follows from the seed; when each happens also depends on the machine.
 """
 
-import json
-import os
+import asyncio
 import random
 from pathlib import Path
+
+from local.journal import Journal
 
 KINDS = {
     "dispatch": ("connection refused", "answer lost", "delivered twice", "handler killed"),
@@ -27,7 +28,7 @@ class Faults:
         """`share`: of the passages that something happens to. `log`: a line for each, kept across restarts."""
         self._random = None if seed is None else random.Random(seed)
         self._share = share
-        self._log = log
+        self._log = Journal(log)
 
     def draw(self, place: str) -> str | None:
         """What goes wrong here and now, if anything."""
@@ -35,23 +36,13 @@ class Faults:
             return None
         kinds = KINDS[place]
         kind = self._random.choices(kinds, [1 if kind in _RARE else 10 for kind in kinds])[0]
-        append(self._log, {"place": place, "kind": kind})
+        self._log.add({"place": place, "kind": kind})
         return kind
 
     def moment(self, longest: float) -> float:
         """Some seconds, at most `longest`."""
         return self._random.uniform(0, longest) if self._random else 0.0
 
-
-def append(file: Path, entry: dict[str, object]) -> None:
-    """Add a line of JSON in one write, so that a kill leaves whole lines."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, json.dumps(entry).encode() + b"\n")
-    finally:
-        os.close(descriptor)
-
-
-def lines(file: Path) -> list[dict[str, str]]:
-    """The entries so far."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    async def late(self) -> None:
+        """Wait longer than any caller does."""
+        await asyncio.sleep(LATE_SECONDS)

@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -18,6 +19,9 @@ from local.program import ROOT
 
 PATIENCE = 30
 """Seconds that it may take to start or to end."""
+
+# In the background of a script a process ignores Ctrl-C, and so would all that the tests start and end with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,12 @@ systems other than Linux, since an instance shares this machine's network and, o
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
-
-from local.program import ROOT
 
 log = logging.getLogger("local.cloud_run.containers")
 
@@ -29,6 +28,9 @@ class ContainerError(Exception):
 class Containers:
     """Runs the handler as a container of its image."""
 
+    end_signal = signal.SIGTERM
+    """What Docker's client gets if the local cloud dies: it passes this one on to its container."""
+
     def __init__(self, image: str, user: str, service: str, folder: Path) -> None:
         """`user`: `uid:gid` that may write to `folder`, the state's."""
         self.folder = folder
@@ -41,17 +43,17 @@ class Containers:
         self._image = image
 
     @classmethod
-    def built(cls, build: Mapping[str, Any], service: str, folder: Path) -> Self:
+    def built(cls, build: Mapping[str, Any], project: Path, service: str, folder: Path) -> Self:
         """Build the image, Docker's progress on standard error, and remove what an earlier run in `folder` left behind.
 
-        `build`: as pulumi-docker takes it. Raises ContainerError."""
+        `build`: as pulumi-docker takes it, with paths in `project`. Raises ContainerError."""
         if sys.platform != "linux":
             raise ContainerError("--container works on Linux only; leave it out to run the handler as processes")
         folder = folder.resolve()
         left = _docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={folder}").split()
         if left:
             _docker("rm", "--force", *left)
-        image = _build(build, f"{service}:local", folder / "image")
+        image = _build(build, project, f"{service}:local", folder / "image")
         user, size = _docker("image", "inspect", "--format", "{{.Config.User}} {{.Size}}", image).split()
         log.info("Built %s:local: %.0f MB", service, int(size) / 1e6)
         if os.geteuid() != 0:
@@ -77,7 +79,7 @@ class Containers:
         return f"{self._service}-{port}"
 
 
-def _build(build: Mapping[str, Any], tag: str, id_file: Path) -> str:
+def _build(build: Mapping[str, Any], project: Path, tag: str, id_file: Path) -> str:
     """The id of the image."""
     variables = [part for name, value in build.get("args", {}).items() for part in ("--build-arg", f"{name}={value}")]
     done = subprocess.run(
@@ -85,7 +87,7 @@ def _build(build: Mapping[str, Any], tag: str, id_file: Path) -> str:
             *("docker", "build", "--tag", tag, "--iidfile", id_file),
             *("--platform", build["platform"], "--file", build["dockerfile"], *variables, build["context"]),
         ],
-        cwd=ROOT,
+        cwd=project,
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
         stdout=sys.stderr,
         check=False,

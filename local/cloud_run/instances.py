@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from local.cloud_run.containers import Containers
@@ -44,6 +44,8 @@ class Processes:
 
     folder: Path
     python: str = ".venv/bin/python"
+    end_signal = signal.SIGKILL
+    """What an instance gets if the local cloud dies: a handler that is frozen or hangs heeds no other."""
 
     def command(self, module: str, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
         """Arguments and whole environment of a process that runs a module of the handler."""
@@ -136,7 +138,7 @@ class Instances:
                 stderr=asyncio.subprocess.STDOUT,
                 limit=_LINE_BYTES,
                 start_new_session=True,  # Ctrl-C is for the local cloud, which then ends its instances gracefully
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_end_with(os.getpid(), self._runtime.end_signal) if sys.platform == "linux" else None,
             )
         except OSError as error:
             remedy = "make setup prepares the handler's environment"
@@ -171,7 +173,7 @@ class Instances:
         if instance.started is not None and instance.started.done():
             self._discard(instance)
         if code not in (0, -signal.SIGTERM):
-            log.error("A handler process ended with exit code %d; its last words: %s", code, last)
+            log.error("A handler process ended with exit code %d; its last output: %s", code, last)
 
     def kill_one(self) -> None:
         """kill -9 the instance that has the most to do."""
@@ -217,7 +219,7 @@ def _relay(line: str) -> None:
         entry = json.loads(line)
         level = logging.getLevelNamesMapping().get(entry["severity"], logging.INFO)
     except (ValueError, TypeError, KeyError):
-        level = logging.WARNING  # not a log entry: a traceback, or a library's own words
+        level = logging.WARNING  # not a log entry: a traceback, or a library's own output
     handler_log.log(level, "%s", line)
 
 
@@ -228,7 +230,14 @@ def _free_port() -> int:
         return port
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process with its parent: kill -9 leaves no instance behind."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+def _end_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+    """What a child runs first, so that kill -9 of the local cloud leaves no instance behind."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+    prctl = ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        prctl(set_parent_death_signal, number)
+        if os.getppid() != parent:  # it died before the kernel was told
+            os._exit(1)
+
+    return prepare

@@ -46,13 +46,13 @@ class Dispatcher(Listener):
         self._stopped = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._under_way: set[asyncio.Task[None]] = set()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
-        )
 
     def start(self, cloud_tasks: CloudTasks) -> None:
         """Send the attempts of this service, which has the dispatcher among its listeners."""
         self._cloud_tasks = cloud_tasks
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+        )
         self._stopped = False
         for path in cloud_tasks.queues.paths():
             self.queue_changed(path)

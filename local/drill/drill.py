@@ -24,10 +24,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from local.cloud import prepare_database
 from local.cloud_run.instances import Processes
-from local.faults import Faults, append, lines
+from local.faults import Faults
+from local.journal import Journal
 from local.program import ROOT
 from local.sinks.effects import Effects
-from local.sinks.shop import Shop
 
 SHORTER_WAITS = {
     "maxDispatchesPerSecond": "200",
@@ -59,10 +59,10 @@ class Drill:
         self._seed = seed
         self._random = random.Random(seed)
         self._folder = folder
-        self._faults = folder / "faults.jsonl"
+        self._faults = Journal(folder / "faults.jsonl")
         self._database_url = database_url
-        self._effects = Effects(folder, Faults(None, self._faults), database_url)
-        self._shop = Shop(self._effects.database_url)
+        self._effects = Effects(folder, Faults(None, folder / "faults.jsonl"), database_url)
+        self._shop = self._effects.shop
         self._console = console
         self._starts = 0
 
@@ -100,7 +100,7 @@ class Drill:
                             return True
                     except TimeoutError:
                         self._process.kill()
-                        append(self._faults, {"place": "local cloud", "kind": "killed"})
+                        self._faults.add({"place": "local cloud", "kind": "killed"})
             return sent
         finally:
             breaking.cancel()
@@ -162,7 +162,7 @@ class Drill:
             await asyncio.sleep(self._random.uniform(2, 6))
             with contextlib.suppress(SQLAlchemyError):
                 kind = await asyncio.to_thread(self._shop.disturb, self._random.uniform(*DATABASE_FAULT_SECONDS))
-                append(self._faults, {"place": "database", "kind": kind})
+                self._faults.add({"place": "database", "kind": kind})
 
     async def _settled(self, at: dict[str, str], doing: str) -> None:
         """Wait until the queue is empty, showing the effects done so far."""
@@ -215,15 +215,17 @@ class Drill:
 
     def _done(self) -> dict[str, int]:
         return {
-            "mails": len({mail["to"] for mail in self._effects.mails()}),
-            "notifications": len({notification["order"] for notification in self._effects.notifications()}),
+            "mails": len({mail["to"] for mail in self._effects.mail_server.mails.entries()}),
+            "notifications": len(
+                {notification["order"] for notification in self._effects.warehouse.notifications.entries()}
+            ),
             "pieces sold": sum(self._shop.sold()),
         }
 
     def _audit(self, letters: int, replayed: int) -> int:
         """Compare what was ordered with what happened; print it."""
-        mails = _ids(self._effects.mails(), "to")
-        notifications = _ids(self._effects.notifications(), "order")
+        mails = _ids(self._effects.mail_server.mails.entries(), "to")
+        notifications = _ids(self._effects.warehouse.notifications.entries(), "order")
         sold = self._shop.sold()
         lost = (
             len(set(self._orders.values()) - set(mails))
@@ -235,7 +237,7 @@ class Drill:
             + sum(max(0, pieces - 1) for pieces in sold)
         )  # fmt: skip
         repeated = sum(len(ids) - len(set(ids)) for ids in (*mails.values(), *notifications.values()))
-        faults = collections.Counter(f"{fault['place']}: {fault['kind']}" for fault in lines(self._faults))
+        faults = collections.Counter(f"{fault['place']}: {fault['kind']}" for fault in self._faults.entries())
         table = Table(title=f"Drill with seed {self._seed}", show_header=False)
         for name, number in (
             ("orders", len(self._orders)),

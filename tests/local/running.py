@@ -16,7 +16,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from local.program import ROOT
 
@@ -70,8 +70,8 @@ def request(url: str, body: bytes | None = None, headers: dict[str, str] | None 
             return error.code, error.read().decode()
 
 
-def wait_for(condition: Callable[[], object], otherwise: Callable[[], str]) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_for(condition: Callable[[], object], otherwise: Callable[[], str], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, otherwise()
         time.sleep(0.01)
@@ -87,21 +87,37 @@ def running(*arguments: str, root: Path = ROOT) -> Iterator[LocalCloud]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert process.stderr is not None
+    printed: list[str] = []
     log: list[str] = []
-    reader = threading.Thread(target=lambda lines: log.extend(map(str.rstrip, lines)), args=(process.stderr,))
-    reader.start()
+    readers = [
+        threading.Thread(target=read, args=(pipe, to), daemon=True)
+        for pipe, to in ((process.stdout, printed), (process.stderr, log))
+    ]
+    for reader in readers:
+        reader.start()
     try:
-        line = process.stdout.readline()
-        assert line, "\n".join(log)
-        yield LocalCloud(process, json.loads(line), log)
+        wait_for(lambda: printed or process.poll() is not None, lambda: "\n".join(log))
+        wait_for(lambda: printed, lambda: "\n".join(log), 1)
+        yield LocalCloud(process, json.loads(printed[0]), log)
     finally:
-        process.send_signal(signal.SIGINT)
+        end(process)
+        for reader in readers:
+            reader.join(PATIENCE)
+
+
+def read(pipe: IO[str], to: list[str]) -> None:
+    with pipe:
+        to.extend(map(str.rstrip, pipe))
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C, which must be enough."""
+    process.send_signal(signal.SIGINT)
+    try:
         process.wait(PATIENCE)
-        reader.join(PATIENCE)
-        process.stdout.close()
-        process.stderr.close()
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
 
 
 def up(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:

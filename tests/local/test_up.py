@@ -3,8 +3,11 @@
 import base64
 import datetime
 import json
+import os
 import re
+import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks import transports
 
-from tests.local.running import LocalCloud, copy_of_checkout, edit, kill, request, running, total, up
+from tests.local.running import LocalCloud, copy_of_checkout, edit, kill, request, running, total, up, wait_for
 
 ORDER = {"orderId": "ORD-1", "action": "send_confirmation", "customerEmail": "ada@example.com"}
 
@@ -271,6 +274,44 @@ def test_kill_9_loses_no_task_and_the_ports_stay(tmp_path: Path) -> None:
         again = cloud.producer(*order, "--json")
         assert json.loads(again.stdout)["already"] == 1
         assert len(cloud.orders()) == 1
+
+
+# Ends
+
+
+def handlers_of(cloud: LocalCloud) -> list[int]:
+    """The ids of a local cloud's handler processes, once there is one."""
+    header = {"Authorization": f"Bearer {cloud.token()}"}
+    assert request(cloud.at["service_url"], headers=header)[0] == 200
+    children = Path(f"/proc/{cloud.process.pid}/task/{cloud.process.pid}/children")
+    return list(map(int, children.read_text().split()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_kill_9_leaves_no_handler_behind_not_even_a_frozen_one() -> None:
+    with running("--config", "containerConcurrency=20") as cloud:
+        handlers = handlers_of(cloud)
+        assert handlers
+        os.kill(handlers[0], signal.SIGSTOP)
+        kill(cloud.process)
+        wait_for(lambda: not any(map(runs, handlers)), lambda: f"of {handlers} some still run")
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_ctrl_c_ends_it_where_a_script_started_it_in_the_background() -> None:
+    inherited = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with running() as cloud:  # which ends with Ctrl-C
+            handlers_of(cloud)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    assert cloud.process.returncode == 0
 
 
 # Bad input

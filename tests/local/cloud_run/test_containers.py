@@ -8,6 +8,7 @@ import pytest
 
 from local.cloud_run.containers import LABEL, ContainerError, Containers
 from local.cloud_run.instances import Instances
+from local.program import ROOT
 from tests.local.running import kill, request, running, total, up, wait_for
 
 BUILD = {"context": "handler", "dockerfile": "handler/Dockerfile", "platform": "linux/amd64"}
@@ -56,7 +57,7 @@ def test_a_local_cloud_that_is_killed_leaves_no_container(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("image")
 async def test_an_instance_may_write_to_the_state_alone_and_kill_9_reaches_it(tmp_path: Path) -> None:
-    runtime = Containers.built(BUILD, "task-handler", tmp_path)
+    runtime = Containers.built(BUILD, ROOT, "task-handler", tmp_path)
     instances = Instances(runtime, "order_handler", ENVIRONMENT, max_instances=1, concurrency=1)
     async with instances.slot():
         [inspected] = json.loads(docker("inspect", *of(tmp_path)))
@@ -72,7 +73,7 @@ async def test_an_instance_may_write_to_the_state_alone_and_kill_9_reaches_it(tm
 def test_what_an_earlier_run_left_behind_goes(image: str, tmp_path: Path) -> None:
     waiting = ("python", "-c", "import time; time.sleep(1000)")
     docker("run", "--detach", "--rm", "--label", f"{LABEL}={tmp_path}", image, *waiting)
-    Containers.built(BUILD, "task-handler", tmp_path)
+    Containers.built(BUILD, ROOT, "task-handler", tmp_path)
     none_is_left(tmp_path)
 
 
@@ -81,7 +82,7 @@ def test_an_image_that_cannot_be_built_with_the_declared_arguments_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ContainerError, match="cannot be built; the lines above say why"):
-        Containers.built({**BUILD, "args": {"PYTHON_IMAGE": "no image"}}, "task-handler", tmp_path)
+        Containers.built({**BUILD, "args": {"PYTHON_IMAGE": "no image"}}, ROOT, "task-handler", tmp_path)
     assert "no image" in capfd.readouterr().err
 
 
@@ -91,7 +92,7 @@ def test_a_daemon_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(
         ContainerError, match=r"docker ps failed: .*docker\.sock.*; mend that, or leave out --container"
     ):
-        Containers.built(BUILD, "task-handler", tmp_path)
+        Containers.built(BUILD, ROOT, "task-handler", tmp_path)
 
 
 def test_without_docker_the_start_ends_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ async def test_an_instance_that_ends_before_it_listens_costs_503_and_is_quoted(
 ) -> None:
     async with opened(tmp_path, clock, script="raise SystemExit('no database')") as door:
         assert (await door.post("/"))[0] == 503
-    assert "ended with exit code 1; its last words: no database" in caplog.text
+    assert "ended with exit code 1; its last output: no database" in caplog.text
 
 
 async def test_a_request_past_the_timeout_is_answered_504(tmp_path: Path, clock: list[float]) -> None:

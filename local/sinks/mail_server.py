@@ -1,0 +1,50 @@
+"""The mail server that confirmations go to. A mail is kept before it is acknowledged."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from email.parser import BytesHeaderParser
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from local.faults import Faults
+from local.journal import Journal
+
+
+class MailServer:
+    """Takes every mail, unless a fault is drawn."""
+
+    def __init__(self, mails: Journal, faults: Faults) -> None:
+        """`mails`: gets an entry a mail with its Message-ID (`id`) and its first recipient (`to`)."""
+        self.mails = mails
+        self._faults = faults
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Listen on a free port; the value is the server's `smtp://` URL."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: SMTP(self, enable_SMTPUTF8=True), "127.0.0.1", 0)
+        try:
+            yield f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}?from=orders@shop.example"
+        finally:
+            server.close()
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
+        fault = self._faults.draw("mail")
+        if fault == "refused":
+            return "451 Requested action aborted: try again later"
+        if fault == "connection closed":
+            _hang_up(server)
+            return "421 Closing"
+        headers = BytesHeaderParser().parsebytes(envelope.original_content or b"")
+        self.mails.add({"id": headers["Message-ID"], "to": envelope.rcpt_tos[0]})
+        if fault == "answer lost":
+            _hang_up(server)
+        elif fault == "answered late":
+            await self._faults.late()
+        return "250 OK"
+
+
+def _hang_up(server: SMTP) -> None:
+    if server.transport is not None:
+        server.transport.close()

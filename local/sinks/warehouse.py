@@ -1,0 +1,59 @@
+"""The warehouse that is notified of orders. A notification is kept before it is acknowledged."""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from local.faults import Faults
+from local.journal import Journal
+
+
+class Warehouse:
+    """Takes every notification that is signed with its secret, unless a fault is drawn."""
+
+    def __init__(self, notifications: Journal, faults: Faults) -> None:
+        """`notifications`: gets an entry a notification with its Idempotency-Key (`id`) and its `order`."""
+        self.notifications = notifications
+        self.secret = secrets.token_hex(16)
+        self._faults = faults
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Listen on a free port; the value is the warehouse's URL."""
+        application = web.Application()
+        application.router.add_post("/", self._notify)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        finally:
+            await runner.cleanup()
+
+    async def _notify(self, request: web.Request) -> web.Response:
+        fault = self._faults.draw("warehouse")
+        if fault and fault.startswith("error "):
+            return web.Response(status=int(fault.removeprefix("error ")), text="<html>Not now</html>")
+        body = await request.read()
+        if fault == "connection closed":
+            _hang_up(request)
+            return web.Response()
+        signature = "sha256=" + hmac.new(self.secret.encode(), body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(request.headers.get("X-Signature", ""), signature):
+            return web.Response(status=401, text="X-Signature is not the body's signature with this warehouse's key.\n")
+        self.notifications.add({"id": request.headers["Idempotency-Key"], "order": json.loads(body)["orderId"]})
+        if fault == "answer lost":
+            _hang_up(request)
+        elif fault == "answered late":
+            await self._faults.late()
+        return web.Response(status=204)
+
+
+def _hang_up(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.close()
