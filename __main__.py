@@ -1,29 +1,28 @@
-"""The program: it reads the settings, declares the components and exports what producers need."""
+"""The program: settings -> components -> exports."""
 
 import pulumi
 
-import configuration
-from components.apis import Apis, ProjectArgs
+import settings
+from components.apis import Apis, Place
 from components.handler_image import HandlerImage
 from components.handler_service import HandlerService
 from components.monitoring import Monitoring
 from components.task_invoker import TaskInvoker
 from components.task_queue import TaskQueue
-from settings import DEAD_LETTER_CONCURRENCY
 
-s = configuration.load()
+s = settings.load()
 apis = Apis(
     "apis", s.project, ["run", "cloudtasks", "artifactregistry", "iam", "secretmanager", "monitoring", "logging"]
 )
-project: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
+place: Place = {"apis": apis, "project": s.project, "location": s.region}
 
 image = HandlerImage(
-    "handler-image", {**project, **s.image, "image_name": s.service["service_name"], "context": "handler"}
+    "handler-image", {**place, **s.image, "image_name": s.service["service_name"], "context": "handler"}
 )
 service = HandlerService(
     "handler",
     {
-        **project,
+        **place,
         **s.service,
         "image": image.digest,
         "max_attempts": s.queue["max_attempts"],
@@ -32,24 +31,22 @@ service = HandlerService(
         "secrets": s.secrets,
     },
 )
-invoker = TaskInvoker(
-    "invoker", {**project, **s.invoker, "service_name": service.service_name, "producers": s.producers}
-)
+invoker = TaskInvoker("invoker", {**place, **s.invoker, "service_name": service.service_name, "producers": s.producers})
 queue = TaskQueue(
     "queue",
     {
-        **project,
+        **place,
         **s.queue,
         "producers": s.producers,
         "dead_letter_queue": s.dead_letter_queue,
-        "dead_letter_concurrency": DEAD_LETTER_CONCURRENCY,
+        "dead_letter_concurrency": settings.DEAD_LETTER_CONCURRENCY,
         "service_url": service.url,
         "invoker_email": invoker.email,
         "handler_member": service.account_member,
         "deletion_protection": s.service["deletion_protection"],
     },
 )
-monitoring = Monitoring("monitoring", {**project, **s.monitoring, **s.monitored})
+monitoring = Monitoring("monitoring", {**place, **s.monitoring, **s.watched})
 
 pulumi.export("service_url", service.url)
 pulumi.export("invoker_email", invoker.producers_email)

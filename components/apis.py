@@ -35,7 +35,7 @@ class Apis(pulumi.ComponentResource):
         return self._enabled[api]
 
 
-class ProjectArgs(TypedDict):
+class Place(TypedDict):
     """Where every component declares its resources."""
 
     apis: Apis

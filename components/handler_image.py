@@ -8,10 +8,10 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_gcp import artifactregistry
 
-from components.apis import ProjectArgs
+from components.apis import Place
 
 
-class HandlerImageArgs(ProjectArgs):
+class HandlerImageArgs(Place):
     repository_name: str
     image_name: str
     context: str

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_gcp import cloudrunv2, serviceaccount
 
-from components.apis import ProjectArgs
+from components.apis import Place
 
 
-class TaskInvokerArgs(ProjectArgs):
+class TaskInvokerArgs(Place):
     invoker_account: str
     """Id of the account."""
     invoker_display_name: str

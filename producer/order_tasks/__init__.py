@@ -1,10 +1,10 @@
-"""Creates the tasks of an order in Google Cloud Tasks, each once, for the private order handler.
+"""Creates the tasks of an order in Google Cloud Tasks, each exactly once.
 
     from order_tasks import process_new_order
     process_new_order("ORD-1001", "ada@example.com")  # after the order is committed
 
-Configured by ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL and ORDER_TASKS_INVOKER_EMAIL, which are the stack's outputs
-queue, service_url and invoker_email; CLOUD_TASKS_EMULATOR_HOST=host:port sends everything to a local cloud.
+Set ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL and ORDER_TASKS_INVOKER_EMAIL to the stack's outputs queue, service_url
+and invoker_email. Set CLOUD_TASKS_EMULATOR_HOST=host:port to send the tasks to a local cloud instead of Google.
 """
 
 from order_tasks.client import AsyncOrderTasks, OrderTasks, Outcome

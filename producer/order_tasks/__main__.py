@@ -1,4 +1,4 @@
-"""`python -m order_tasks`: the command line."""
+"""Runs the command line: `python -m order_tasks`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The two clients, blocking and asyncio: the same requests through the official client's two transports.
+"""The two clients, blocking and asyncio. Both send the same requests through the official client.
 
-Own how many calls are in flight. Refuse nothing themselves: an `Order` is already valid.
+They limit how many calls are in flight. They validate nothing: an `Order` is always valid.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Self
 from google.api_core import exceptions
 from google.cloud import tasks_v2
 
-from order_tasks import calls, outbox
+from order_tasks import connection, outbox
 from order_tasks.config import Config
 from order_tasks.errors import IncompleteOrderError
 from order_tasks.order import Order
@@ -22,13 +22,13 @@ from order_tasks.order import Order
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one order: each action is in exactly one of the two mappings."""
+    """The result of sending one order. Each action is in exactly one of the two mappings."""
 
     order: Order
     tasks: Mapping[str, tasks_v2.Task | None]
-    """Action -> its task, or None where it was already there."""
+    """Action -> its task, or None if the task already existed."""
     failures: Mapping[str, Exception]
-    """Action -> why it has no task."""
+    """Action -> the error that prevented its task."""
 
     def all_tasks(self) -> Mapping[str, tasks_v2.Task | None]:
         """The tasks of every action. Raises IncompleteOrderError if any failed."""
@@ -38,22 +38,22 @@ class Outcome:
 
 
 class OrderTasks:
-    """Creates tasks from blocking code. Owns one gRPC channel: share it between threads, close it at the end."""
+    """Creates tasks from blocking code. Owns one gRPC channel: share it between threads, and close it at the end."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._api = calls.connect(config)
+        self._api = connection.connect(config)
 
     def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
-        """As the module's `create_order_task`."""
+        """Like `order_tasks.create_order_task`."""
         [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
         return self._create(request)
 
     def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
-        """As the module's `process_new_order`."""
+        """Like `order_tasks.process_new_order`."""
         order = Order(order_id, email)
         requests = order.requests(self._config)
-        # Its own threads: on shared ones, a busy web app's orders would wait for each other.
+        # Each call has its own threads: with shared threads, the orders of a busy web app would wait for each other.
         with ThreadPoolExecutor(len(requests)) as threads:
             return _outcome(order, list(threads.map(self._attempt, requests.values()))).all_tasks()
 
@@ -67,7 +67,7 @@ class OrderTasks:
         return outbox.publish(self._api, self._config, rows, delete)
 
     def close(self) -> None:
-        """Close the channel; calls in flight fail."""
+        """Close the channel. Calls in flight fail."""
         self._api.transport.close()  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -80,7 +80,7 @@ class OrderTasks:
 
     def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
         try:
-            return self._api.create_task(request, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+            return self._api.create_task(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
         except exceptions.AlreadyExists:
             return None
 
@@ -92,36 +92,36 @@ class OrderTasks:
 
 
 class AsyncOrderTasks:
-    """Creates tasks from asyncio code. Owns one gRPC channel of the running event loop: build and close it there."""
+    """Creates tasks from asyncio code. Owns one gRPC channel of the running event loop: create and close it there."""
 
     def __init__(self, config: Config) -> None:
-        asyncio.get_running_loop()  # without one, gRPC would bind the channel to a loop that never runs
+        asyncio.get_running_loop()  # raises outside a loop, where gRPC would bind the channel to a loop that never runs
         self._config = config
-        self._api = calls.connect_async(config)
+        self._api = connection.connect_async(config)
 
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
-        """As the module's `create_order_task`."""
+        """Like `order_tasks.create_order_task`."""
         [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
         return await self._create(request)
 
     async def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
-        """As the module's `process_new_order`."""
+        """Like `order_tasks.process_new_order`."""
         order = Order(order_id, email)
         return (await self._create_all(order, asyncio.Semaphore(len(order.actions)))).all_tasks()
 
     async def send_orders(
         self, orders: Iterable[Order] | AsyncIterable[Order], in_flight: int = 100
     ) -> AsyncGenerator[Outcome, None]:
-        """Create the tasks of many orders, at most `in_flight` calls at a time; yield each outcome as it completes.
+        """Create the tasks of many orders, with at most `in_flight` calls at a time.
 
-        The iterator is the progress: one outcome an order, in the order of completion. A failed order is an outcome,
-        not an end. Reads `orders` at most 2 x `in_flight` ahead of the caller; an error that they raise is raised after
-        the outcomes of all orders before it. Leaving the loop early cancels what is in flight: sending the same orders
-        again is safe. Give orders that arrive slowly as an async iterable: a blocking one holds up the event loop.
-        The default of 100 calls is what one HTTP/2 connection to Google carries at once.
+        Yields one outcome for each order, in the order of completion. A failed order does not stop the others. Reads
+        `orders` at most 2 x `in_flight` ahead of the caller. If `orders` raises an error, the outcomes of all earlier
+        orders come first. Leaving the loop early cancels the calls in flight; sending the same orders again is safe.
+        Pass orders that arrive slowly as an async iterable, since a blocking iterable blocks the event loop. The
+        default of 100 is the number of calls that one HTTP/2 connection to Google carries at once.
         """
         if in_flight < 1:
-            raise ValueError(f"in_flight is {in_flight}: nothing would ever be sent; pass 1 or more")
+            raise ValueError(f"in_flight is {in_flight}, so nothing could be sent: pass 1 or more")
         outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(in_flight)
         calls = asyncio.Semaphore(in_flight)
         turn = asyncio.Lock()
@@ -156,7 +156,7 @@ class AsyncOrderTasks:
         return await outbox.publish_async(self._api, self._config, rows, delete)
 
     async def close(self) -> None:
-        """Close the channel; calls in flight fail."""
+        """Close the channel. Calls in flight fail."""
         await self._api.transport.close()  # type: ignore[no-untyped-call]
 
     async def __aenter__(self) -> Self:
@@ -169,7 +169,9 @@ class AsyncOrderTasks:
 
     async def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
         try:
-            return await self._api.create_task(request, retry=calls.ASYNC_RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+            return await self._api.create_task(
+                request, retry=connection.ASYNC_RETRY, timeout=connection.ATTEMPT_TIMEOUT
+            )
         except exceptions.AlreadyExists:
             return None
 

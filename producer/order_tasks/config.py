@@ -1,7 +1,7 @@
-"""Where tasks go: the queue, the service they call, the account they are signed in as, the queue for what fails.
+"""The configuration: the queue, the service that its tasks call, the invoker's account, the dead-letter queue.
 
-Owns the names of the environment variables and stack outputs. Refuses a value that only Cloud Tasks, or worse the
-delivery, would find wrong later; reports every problem at once, because each costs a deployment to discover.
+Knows the environment variables and the stack outputs. Refuses a value that Cloud Tasks or a delivery would refuse
+later. Reports all problems at once, since finding each one could cost a deployment.
 """
 
 import os
@@ -21,18 +21,17 @@ _VARIABLES = {
 _EMULATOR = "CLOUD_TASKS_EMULATOR_HOST"
 _EMULATOR_OUTPUT = "tasks_grpc"
 
-# Field -> how its problem reads and what to do about it, for each place the values come from.
+# For each source of values: field -> the error text, with a remedy.
 _IN_CODE = dict.fromkeys([*_VARIABLES, "emulator_host"], "Config.{field} {problem}")
 _IN_EMULATOR = {"emulator_host": f"{_EMULATOR} {{problem}}: export {_EMULATOR}=127.0.0.1:8123, or unset it"}
 _IN_ENVIRONMENT = _IN_EMULATOR | {
     field: f'{name} {{problem}}: export {name}="$(pulumi stack output {field})"' for field, name in _VARIABLES.items()
 }
 _IN_OUTPUTS = _IN_EMULATOR | {
-    field: f"output {field} {{problem}}: `pulumi stack output {field}` prints a deployed stack's"
-    for field in _VARIABLES
+    field: f"output {field} {{problem}}: run `pulumi stack output {field}` in a deployed stack" for field in _VARIABLES
 }
 _IN_LOCAL_OUTPUTS = _IN_OUTPUTS | {
-    "emulator_host": f"output {_EMULATOR_OUTPUT} {{problem}}: `python -m local up --json` prints a local cloud's"
+    "emulator_host": f"output {_EMULATOR_OUTPUT} {{problem}}: run `python -m local up --json`"
 }
 
 _OPTIONAL = frozenset({"emulator_host", "dead_letter_queue"})
@@ -50,18 +49,18 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Config:
-    """Where tasks go. Raises ConfigError for a value that cannot work."""
+    """Where tasks go. Raises ConfigError for an invalid value."""
 
     queue: str
     """`projects/P/locations/L/queues/Q`."""
     service_url: str
-    """The service's root URL and the tokens' audience. A trailing slash is dropped: Cloud Run's own value has none."""
+    """The service's root URL and the tokens' audience. A trailing slash is removed."""
     invoker_email: str
     """The service account whose OIDC token each delivery carries."""
     emulator_host: str | None = None
-    """`host:port` of a local cloud's gRPC port, spoken to without TLS and credentials; None: Google's."""
+    """`host:port` of a local cloud's gRPC port, used without TLS and credentials. None: Google's Cloud Tasks."""
     dead_letter_queue: str | None = None
-    """The queue that keeps what could not be processed, for operators; None: not known, and creating needs none."""
+    """The dead-letter queue. Only the operators' commands need it."""
 
     def __post_init__(self) -> None:
         _refuse({field: getattr(self, field) for field in _FORMS}, _IN_CODE, _OPTIONAL)
@@ -69,10 +68,10 @@ class Config:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, *, dead_letters: bool = False) -> Self:
-        """From ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL, ORDER_TASKS_INVOKER_EMAIL and CLOUD_TASKS_EMULATOR_HOST.
+        """Read ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL, ORDER_TASKS_INVOKER_EMAIL and CLOUD_TASKS_EMULATOR_HOST.
 
-        The last is optional, and so is ORDER_TASKS_DEAD_LETTER_QUEUE unless `dead_letters`. Raises ConfigError with the
-        command that sets each missing or invalid one.
+        The last is optional. ORDER_TASKS_DEAD_LETTER_QUEUE is required only with `dead_letters`. Raises ConfigError
+        with the command that sets each missing or invalid variable.
         """
         values = {field: environ.get(variable) or None for field, variable in _VARIABLES.items()}
         return cls._checked(values | {"emulator_host": environ.get(_EMULATOR) or None}, _IN_ENVIRONMENT, dead_letters)
@@ -81,10 +80,10 @@ class Config:
     def from_outputs(
         cls, outputs: Mapping[str, object], environ: Mapping[str, str] = os.environ, *, dead_letters: bool = False
     ) -> Self:
-        """From what `pulumi stack output --json` or a local cloud's `up --json` prints; other keys are ignored.
+        """Read what `pulumi stack output --json` or `python -m local up --json` prints. Other keys are ignored.
 
-        A local cloud's line says where it listens; beside a stack's outputs CLOUD_TASKS_EMULATOR_HOST counts. The
-        output dead_letter_queue is optional unless `dead_letters`.
+        The latter contains the local cloud's address; with a stack's outputs, CLOUD_TASKS_EMULATOR_HOST is used. The
+        output dead_letter_queue is required only with `dead_letters`.
         """
         values = {field: outputs.get(field) for field in _VARIABLES}
         if _EMULATOR_OUTPUT in outputs:
@@ -95,7 +94,7 @@ class Config:
     @classmethod
     def _checked(cls, values: Mapping[str, object], reports: Mapping[str, str], dead_letters: bool) -> Self:
         _refuse(values, reports, _OPTIONAL - {"dead_letter_queue"} if dead_letters else _OPTIONAL)
-        return cls(**values)  # type: ignore[arg-type]  # _refuse leaves only text
+        return cls(**values)  # type: ignore[arg-type]  # _refuse accepts only text
 
 
 def _refuse(values: Mapping[str, object], reports: Mapping[str, str], optional: Set[str]) -> None:
@@ -115,9 +114,9 @@ def _problem(field: str, values: Mapping[str, object]) -> str | None:
     if not isinstance(text, str) or not re.fullmatch(pattern, text, re.ASCII) or _port(text) > 65535:
         return f"is {value!r}, not {form}"
     if field == "service_url" and text.startswith("http:") and values["emulator_host"] is None:
-        return f"is {value!r}, but tokens travel over https only, except to a local cloud ({_EMULATOR})"
+        return f"is {value!r}, but tokens are sent over https only, except to a local cloud ({_EMULATOR})"
     if field == "dead_letter_queue" and text == values["queue"]:
-        return f"is {value!r}, the queue itself, which a replay would pause"
+        return f"is {value!r}, the same as the queue: a replay would pause it"
     return None
 
 

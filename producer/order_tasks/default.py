@@ -1,6 +1,6 @@
-"""The functions a web app imports and calls: they use one client, built from the environment at the first call.
+"""The functions that a web app imports. They share one client, built from the environment at the first call.
 
-Refuses to read the environment at import: a web app's tests import it without a queue.
+The environment is not read at import, so that a web app's tests can import this module without a queue.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ _async_clients: dict[asyncio.AbstractEventLoop, AsyncOrderTasks] = {}
 def create_order_task(order_id: str, action: str, customer_email: str) -> Task | None:
     """Create the task that runs one action of an order.
 
-    Call it after the order is committed: the promise starts when it returns. Transient errors are retried for 30 s (at
-    most 40 s with the last attempt); order and action fix the task's name, so a retry cannot create a second one.
+    Call it after the order is committed. When it returns, the task is stored. Transient errors are retried for 30 s (at
+    most 40 s with the last attempt). Order and action determine the task's name, so a retry cannot create another task.
 
-    Returns the task, or None: a task of that name exists or existed within a day, and nothing was created or changed.
-    None also follows a lost answer, when the first attempt had created the task. Either way the task is, or was, there.
+    Returns the task. Returns None if a task of that name exists, or existed within the last day; then nothing is
+    created or changed. A retry after a lost answer returns None too.
 
-    Raises ConfigError and InvalidOrderError before any call (empty order id or action, a value that is not text, a
-    message over 1000 KiB), and `google.api_core.exceptions.GoogleAPIError` when Cloud Tasks refuses or stays away.
+    Raises ConfigError or InvalidOrderError before any call, and `google.api_core.exceptions.GoogleAPIError` if Cloud
+    Tasks refuses the task or does not answer.
     """
     return _default().create_order_task(order_id, action, customer_email)
 
 
 def process_new_order(order_id: str, email: str) -> Mapping[str, Task | None]:
-    """Create a new order's tasks, concurrently: send_confirmation, update_inventory, notify_warehouse.
+    """Create a new order's three tasks concurrently: send_confirmation, update_inventory, notify_warehouse.
 
-    Call it after the order is committed: the promise starts when it returns. Calling it again is safe.
+    Call it after the order is committed. When it returns, the tasks are stored. Calling it again is safe.
 
-    Returns action -> its task, or None where it was already there (see `create_order_task`). Raises
-    IncompleteOrderError naming the actions that failed, after all three calls have ended; ConfigError and
-    InvalidOrderError before any.
+    Returns action -> its task, or None if the task already existed (see `create_order_task`). Raises ConfigError or
+    InvalidOrderError before any call. Raises IncompleteOrderError after all three calls have ended, with the actions
+    that failed.
     """
     return _default().process_new_order(order_id, email)
 
@@ -66,7 +66,7 @@ def _async_default() -> AsyncOrderTasks:
     loop = asyncio.get_running_loop()
     with _lock:
         if loop not in _async_clients:
-            # A channel dies with its loop: `asyncio.run` twice must not find the first one's.
+            # A channel works only in its own loop. A second `asyncio.run` needs a new one.
             for ended in [known for known in _async_clients if known.is_closed()]:
                 del _async_clients[ended]
             _async_clients[loop] = AsyncOrderTasks(Config.from_environment())

@@ -1,9 +1,9 @@
-"""What can go wrong around a call. What Cloud Tasks answers stays `google.api_core.exceptions.GoogleAPIError`.
+"""Errors raised around a call. Errors of Cloud Tasks itself are `google.api_core.exceptions.GoogleAPIError`.
 
 OrderTasksError
-├── ConfigError           where the tasks go is not known; nothing was sent
-├── InvalidOrderError     the order can never become a task; nothing was sent
-└── IncompleteOrderError  some of an order's tasks were not created; repeat the call
+├── ConfigError           the configuration is missing or invalid; nothing was sent
+├── InvalidOrderError     the order cannot become a task; nothing was sent
+└── IncompleteOrderError  some tasks of an order were not created; repeat the call
 """
 
 from collections.abc import Mapping
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 class OrderTasksError(Exception):
-    """Every error of this package."""
+    """Base class of this package's errors."""
 
 
 class ConfigError(OrderTasksError):
-    """Missing or invalid configuration: one line a problem, each with its remedy."""
+    """The configuration is missing or invalid. The text has one line for each problem, with its remedy."""
 
 
 class InvalidOrderError(OrderTasksError, ValueError):
-    """An order that Cloud Tasks would refuse, or whose name would not be its own."""
+    """The order cannot become a task, or its task's name would not be unique."""
 
 
 class IncompleteOrderError(OrderTasksError):
-    """Some tasks of an order were not created. The same call again is safe: it creates what is missing."""
+    """Some tasks of an order were not created. Repeating the call is safe: it creates the missing ones."""
 
     tasks: Mapping[str, "Task | None"]
     """The actions that succeeded, as `process_new_order` returns them."""
     failures: Mapping[str, Exception]
-    """Why each other action failed; `__cause__` groups the same errors."""
+    """The error of each other action; `__cause__` groups the same errors."""
 
     def __init__(self, order_id: str, tasks: Mapping[str, "Task | None"], failures: Mapping[str, Exception]) -> None:
         reasons = "; ".join(f"{action}: {error}" for action, error in failures.items())
         super().__init__(f"order {order_id!r}: {len(failures)} of {len(tasks) + len(failures)} tasks failed: {reasons}")
         self.tasks = tasks
         self.failures = failures
-        self.__cause__ = ExceptionGroup("the tasks that failed", list(failures.values()))
+        self.__cause__ = ExceptionGroup("failed tasks", list(failures.values()))

@@ -1,7 +1,6 @@
-"""An order, and the tasks that it asks for: pure functions from an order to CreateTask requests.
+"""An order and its CreateTask requests: the message, the task's name, and the limits of both.
 
-Owns the message, the task's name and what an order may contain. Refuses, before any call, what could never be created
-or would take another order's name: the service would find the one late and the other never.
+Refuses an order that can never become a task, and an order whose task could get the name of another order's task.
 """
 
 import hashlib
@@ -17,17 +16,17 @@ from order_tasks.config import Config
 from order_tasks.errors import InvalidOrderError
 
 NEW_ORDER_ACTIONS = ("send_confirmation", "update_inventory", "notify_warehouse")
-"""What a new order needs, as the handler names it."""
+"""The actions of a new order, by the handler's names."""
 
 MAX_BODY_BYTES = 1000 * 1024
-"""The service's limit, 1 MiB, is on the whole stored task: the rest leaves room for name, URL and token."""
+"""Cloud Tasks limits the whole stored task to 1 MiB. The difference is room for its name, URL and token."""
 
-_MAX_TASK_ID = 100  # the service takes 500; people read names in logs
+_MAX_TASK_ID = 100  # Cloud Tasks allows 500, but people read names in logs
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order and the actions it asks for. Raises InvalidOrderError for what can never become a task."""
+    """An order and its actions. Raises InvalidOrderError if it cannot become tasks."""
 
     order_id: str
     customer_email: str
@@ -35,16 +34,16 @@ class Order:
 
     def __post_init__(self) -> None:
         _require_text("order id", self.order_id)
-        # NUL separates id from action in the hashed name: inside an id it could imitate another order.
+        # NUL separates the order id from the action in the hashed name, so an id with a NUL could equal another name.
         if "\0" in self.order_id:
             raise InvalidOrderError(f"the order id {self.order_id!r} contains a NUL character: remove it")
         _require_text("customer e-mail", self.customer_email, empty=True)
         if not self.actions or isinstance(self.actions, str):
-            raise InvalidOrderError(f"the actions are {self.actions!r}: pass a tuple of at least one")
+            raise InvalidOrderError(f"the actions are {self.actions!r}: pass a tuple of at least one action")
         for action in self.actions:
             _require_text("action", action)
             if (size := len(self.body(action))) > MAX_BODY_BYTES:
-                raise InvalidOrderError(f"the message has {size} bytes, over {MAX_BODY_BYTES}: shorten what it carries")
+                raise InvalidOrderError(f"the message has {size} bytes, more than {MAX_BODY_BYTES}: shorten its values")
 
     def body(self, action: str) -> bytes:
         """The message that the handler receives: JSON in UTF-8."""
@@ -52,7 +51,7 @@ class Order:
         return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
     def requests(self, config: Config) -> Mapping[str, tasks_v2.CreateTaskRequest]:
-        """One CreateTask request an action."""
+        """Action -> its CreateTask request."""
         return {
             action: create_request(config, task_id(self.order_id, action), self.body(action)) for action in self.actions
         }
@@ -65,7 +64,7 @@ def create_request(
     headers: Mapping[str, str] | None = None,
     due: datetime | None = None,
 ) -> tasks_v2.CreateTaskRequest:
-    """The CreateTask request of one message; `due`: when to deliver it, at once by default."""
+    """The CreateTask request of one message. `due`: when to deliver it; without it, at once."""
     return tasks_v2.CreateTaskRequest(
         parent=config.queue,
         task=tasks_v2.Task(
@@ -75,7 +74,7 @@ def create_request(
                 url=f"{config.service_url}/process-order",
                 headers={"Content-Type": "application/json", **(headers or {})},
                 body=body,
-                # The default audience is the task's whole URL, which Cloud Run does not accept.
+                # Without an audience it would be the task's whole URL, which Cloud Run does not accept.
                 oidc_token=tasks_v2.OidcToken(service_account_email=config.invoker_email, audience=config.service_url),
             ),
             schedule_time=due,
@@ -84,9 +83,9 @@ def create_request(
 
 
 def task_id(order_id: str, action: str) -> str:
-    """The last part of a task's name: the same order and action always give the same, no two pairs share one.
+    """The last part of a task's name: always the same for an order and action, and different from every other pair's.
 
-    The hash comes first because sequential prefixes make named creates slow; the rest is for people.
+    It starts with a hash, because sequential prefixes make creating named tasks slow. The rest is for people to read.
     """
     digest = hashlib.sha256(f"{order_id}\0{action}".encode()).hexdigest()[:16]
     return re.sub(r"[^A-Za-z0-9_-]", "-", f"{digest}-{action}-{order_id}")[:_MAX_TASK_ID]
@@ -100,5 +99,5 @@ def _require_text(noun: str, value: object, *, empty: bool = False) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        # JSON can carry half of a surrogate pair; UTF-8, and so the message, cannot.
+        # JSON can contain half of a surrogate pair. UTF-8 cannot, and the message is UTF-8.
         raise InvalidOrderError(f"the {noun} {value!r} is not valid Unicode") from error

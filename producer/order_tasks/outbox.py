@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from google.api_core.exceptions import AlreadyExists
 from google.cloud import tasks_v2
 
-from order_tasks import calls
 from order_tasks.config import Config
+from order_tasks.connection import ASYNC_RETRY, ATTEMPT_TIMEOUT, RETRY
 from order_tasks.errors import InvalidOrderError
 from order_tasks.order import MAX_BODY_BYTES, NEW_ORDER_ACTIONS, Order, create_request, task_id
 
@@ -67,8 +67,8 @@ HORIZON_SECONDS = 30 * 24 * 3600 - 3600
 PUBLISH_SECONDS = 5.0
 """How long `publish` retries transient errors: somebody may be waiting, and the relay tries again anyway."""
 
-_RETRY = calls.RETRY.with_timeout(PUBLISH_SECONDS)
-_ASYNC_RETRY = calls.ASYNC_RETRY.with_timeout(PUBLISH_SECONDS)
+_RETRY = RETRY.with_timeout(PUBLISH_SECONDS)
+_ASYNC_RETRY = ASYNC_RETRY.with_timeout(PUBLISH_SECONDS)
 _IN_FLIGHT = 50
 _NOT_DELETED = "The tasks are created, but their rows are not deleted; the relay deletes them: %s"
 _MAX_EPOCH_SECONDS = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -195,7 +195,7 @@ def publish(
 
     def create(request: tasks_v2.CreateTaskRequest) -> Exception | None:
         try:
-            api.create_task(request, retry=_RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+            api.create_task(request, retry=_RETRY, timeout=ATTEMPT_TIMEOUT)
         except AlreadyExists:
             return None
         except Exception as error:
@@ -224,7 +224,7 @@ async def publish_async(
     async def create(request: tasks_v2.CreateTaskRequest) -> Exception | None:
         try:
             async with calls_in_flight:
-                await api.create_task(request, retry=_ASYNC_RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+                await api.create_task(request, retry=_ASYNC_RETRY, timeout=ATTEMPT_TIMEOUT)
         except AlreadyExists:
             return None
         except Exception as error:

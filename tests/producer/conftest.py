@@ -1,4 +1,4 @@
-"""The fake service, and one interface to both clients: what holds for one must hold for the other."""
+"""The service, its configuration, and one interface to both clients: they keep the same promises."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -8,8 +8,7 @@ import pytest
 from google.cloud.tasks_v2 import Task
 from order_tasks import AsyncOrderTasks, Config, OrderTasks
 
-from tests.producer.cli.operators import DEAD_LETTER_QUEUE, QUEUE, Operator
-from tests.producer.fake_cloud_tasks import FakeCloudTasks
+from tests.producer.service import DEAD_LETTER_QUEUE, INVOKER, QUEUE, Service
 
 
 class Client(Protocol):
@@ -30,21 +29,14 @@ class _Blocking:
 
 
 @pytest.fixture
-def cloud() -> Iterator[FakeCloudTasks]:
-    fake = FakeCloudTasks()
-    yield fake
-    fake.stop()
+def service() -> Iterator[Service]:
+    with Service() as service:
+        yield service
 
 
 @pytest.fixture
-def config(cloud: FakeCloudTasks) -> Config:
-    return Config(
-        queue=QUEUE,
-        service_url="https://task-handler-abc.a.run.app",
-        invoker_email="cloud-tasks-invoker@shop.iam.gserviceaccount.com",
-        emulator_host=cloud.address,
-        dead_letter_queue=DEAD_LETTER_QUEUE,
-    )
+def config(service: Service) -> Config:
+    return Config(QUEUE, "https://task-handler-abc.a.run.app", INVOKER, service.grpc, DEAD_LETTER_QUEUE)
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -59,14 +51,9 @@ async def client(request: pytest.FixtureRequest, config: Config) -> AsyncIterato
 
 @pytest.fixture
 def environment(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a web app's environment holds when it talks to the fake service."""
+    """The environment of a web app that sends its tasks to the service."""
     monkeypatch.setenv("ORDER_TASKS_QUEUE", config.queue)
-    monkeypatch.setenv("ORDER_TASKS_SERVICE_URL", config.service_url)
-    monkeypatch.setenv("ORDER_TASKS_INVOKER_EMAIL", config.invoker_email)
+    monkeypatch.setenv("ORDER_TASKS_SERVICE_URL", str(config.service_url))
+    monkeypatch.setenv("ORDER_TASKS_INVOKER_EMAIL", str(config.invoker_email))
     monkeypatch.setenv("ORDER_TASKS_DEAD_LETTER_QUEUE", str(config.dead_letter_queue))
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", str(config.emulator_host))
-
-
-@pytest.fixture
-def operator(cloud: FakeCloudTasks, environment: None) -> Operator:
-    return Operator(cloud.queues)

@@ -1,4 +1,4 @@
-"""Many orders: bounded in flight and in memory, and nothing ends before its time."""
+"""Sending many orders: limited in flight and in memory, with one outcome for each."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ import grpc
 import pytest
 from order_tasks import NEW_ORDER_ACTIONS, AsyncOrderTasks, Config, Order
 
-from tests.producer.fake_cloud_tasks import FakeCloudTasks
+from tests.producer.service import Service
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def orders(count: int, *actions: str) -> Iterator[Order]:
 
 @pytest.mark.parametrize("actions", [(), ("send_confirmation",)])
 async def test_exactly_in_flight_calls_run_at_a_time(
-    tasks: AsyncOrderTasks, cloud: FakeCloudTasks, actions: tuple[str, ...]
+    tasks: AsyncOrderTasks, service: Service, actions: tuple[str, ...]
 ) -> None:
-    together = threading.Barrier(6, timeout=10)  # fewer would wait here for ever
+    together = threading.Barrier(4, timeout=10)  # with fewer calls in flight it would break
     lock = threading.Lock()
     running = most = 0
 
@@ -38,17 +38,15 @@ async def test_exactly_in_flight_calls_run_at_a_time(
         with lock:
             running -= 1
 
-    cloud.before_answer = watch
-    sent = [outcome async for outcome in tasks.send_orders(orders(12, *actions), in_flight=6)]
+    service.before["CreateTask"] = watch
+    sent = [outcome async for outcome in tasks.send_orders(orders(12, *actions), in_flight=4)]
     assert len(sent) == 12
-    assert most == 6
+    assert most == 4
     assert all(task is not None for outcome in sent for task in outcome.tasks.values())
 
 
-async def test_a_failed_order_is_an_outcome_and_the_others_are_sent(
-    tasks: AsyncOrderTasks, cloud: FakeCloudTasks
-) -> None:
-    cloud.faults["update_inventory"] = [grpc.StatusCode.INVALID_ARGUMENT]
+async def test_a_failed_order_is_an_outcome_and_the_others_are_sent(tasks: AsyncOrderTasks, service: Service) -> None:
+    service.faults["update_inventory"] = [grpc.StatusCode.INVALID_ARGUMENT]
     sent = [outcome async for outcome in tasks.send_orders(orders(20), in_flight=4)]
     assert sorted(outcome.order.order_id for outcome in sent) == sorted(order.order_id for order in orders(20))
     [failed] = [outcome for outcome in sent if outcome.failures]

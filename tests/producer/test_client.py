@@ -1,11 +1,13 @@
-"""Both clients against the fake service: what is created, repeated, awaited and raised."""
+"""Both clients against Cloud Tasks: what they create, retry, await and raise."""
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from google.api_core import exceptions
+from google.api_core.retry import retry_base, retry_unary, retry_unary_async
 from google.cloud import tasks_v2
 from order_tasks import (
     NEW_ORDER_ACTIONS,
@@ -15,74 +17,86 @@ from order_tasks import (
     InvalidOrderError,
     Order,
     OrderTasks,
-    calls,
+    connection,
 )
 
+from tests.local.cloud_tasks.serving import Fault
 from tests.producer.conftest import Client
-from tests.producer.fake_cloud_tasks import FakeCloudTasks
+from tests.producer.service import Service
 
 
-async def test_what_arrives_is_the_request_of_the_order(client: Client, cloud: FakeCloudTasks, config: Config) -> None:
+async def test_what_arrives_is_the_request_of_the_order(client: Client, service: Service, config: Config) -> None:
     task = await client.create_order_task("ORD-1", "send_confirmation", "ada@example.com")
     [expected] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).requests(config).values()
-    assert cloud.requests == [expected]
+    assert [call.request for call in service.calls("CreateTask")] == [expected]
     assert task is not None
     assert task.name == expected.task.name
 
 
-async def test_none_means_that_the_task_is_there(client: Client, cloud: FakeCloudTasks) -> None:
+async def test_none_means_that_the_task_is_there(client: Client, service: Service) -> None:
     assert await client.create_order_task("ORD-1", "send_confirmation", "ada@example.com") is not None
     assert await client.create_order_task("ORD-1", "send_confirmation", "ada@example.com") is None
-    assert len(set(cloud.names)) == 1
+    assert len(set(service.names)) == 1
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL"])
-async def test_a_transient_error_is_retried_under_the_same_name(
-    client: Client, cloud: FakeCloudTasks, code: str
-) -> None:
-    cloud.faults["update_inventory"] = [grpc.StatusCode[code]] * 2
+async def test_a_transient_error_is_retried_under_the_same_name(client: Client, service: Service, code: str) -> None:
+    service.faults["update_inventory"] = [grpc.StatusCode[code]] * 2
     assert await client.create_order_task("ORD-1", "update_inventory", "ada@example.com") is not None
-    assert len(cloud.names) == 3
-    assert len(set(cloud.names)) == 1
+    assert len(service.names) == 3
+    assert len(set(service.names)) == 1
 
 
-async def test_a_lost_answer_ends_in_none_and_one_task(client: Client, cloud: FakeCloudTasks) -> None:
-    cloud.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE]
-    cloud.lose_answers = True
+async def test_a_lost_answer_ends_in_none_and_one_task(client: Client, service: Service) -> None:
+    service.faults["update_inventory"] = [Fault(after=True)]
     assert await client.create_order_task("ORD-1", "update_inventory", "ada@example.com") is None
-    assert len(cloud.names) == 2
-    assert len(set(cloud.names)) == 1
+    assert len(service.names) == 2
+    assert len(set(service.names)) == 1
 
 
-async def test_a_refusal_is_raised_at_once(client: Client, cloud: FakeCloudTasks) -> None:
-    cloud.faults["update_inventory"] = [grpc.StatusCode.PERMISSION_DENIED]
+async def test_a_refusal_is_raised_at_once(client: Client, service: Service) -> None:
+    service.faults["update_inventory"] = [grpc.StatusCode.PERMISSION_DENIED]
     with pytest.raises(exceptions.PermissionDenied, match="on command"):
         await client.create_order_task("ORD-1", "update_inventory", "ada@example.com")
-    assert len(cloud.requests) == 1
+    assert len(service.names) == 1
 
 
-async def test_an_outage_ends_in_an_error_that_names_it(
-    client: Client, cloud: FakeCloudTasks, monkeypatch: pytest.MonkeyPatch
+class VirtualTime:
+    """Replaces the time of google.api_core's retries."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def sleep_async(self, seconds: float) -> None:
+        self.now += seconds
+
+
+async def test_an_outage_is_an_error_after_30_seconds_of_retries(
+    client: Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "RETRY", calls.RETRY.with_timeout(0.2))
-    monkeypatch.setattr(calls, "ASYNC_RETRY", calls.ASYNC_RETRY.with_timeout(0.2))
-    cloud.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 100
+    time = VirtualTime()
+    for module in (retry_base, retry_unary, retry_unary_async):
+        monkeypatch.setattr(module, "time", time)
+    monkeypatch.setattr(retry_unary_async, "asyncio", SimpleNamespace(sleep=time.sleep_async))
+    service.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 1000
     with pytest.raises(exceptions.RetryError, match="503 on command"):
         await client.create_order_task("ORD-1", "update_inventory", "ada@example.com")
+    assert 25 <= time.now <= 30  # the last delay is at most 5 s
+    assert len(service.names) >= 30 / 5
+    assert [call.seconds for call in service.received] == pytest.approx([10.0] * len(service.received), abs=0.5)
 
 
-async def test_each_attempt_has_ten_seconds_of_its_own(client: Client, cloud: FakeCloudTasks) -> None:
-    cloud.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 3
-    await client.create_order_task("ORD-1", "update_inventory", "ada@example.com")
-    assert len(cloud.timeouts) == 4
-    assert cloud.timeouts == pytest.approx([10.0] * 4, abs=0.1)
-
-
-async def test_a_new_orders_three_calls_are_in_flight_together(client: Client, cloud: FakeCloudTasks) -> None:
-    cloud.before_answer = threading.Barrier(3, timeout=10).wait
+async def test_a_new_orders_three_calls_are_in_flight_together(client: Client, service: Service) -> None:
+    service.before["CreateTask"] = threading.Barrier(3, timeout=10).wait
     tasks = await client.process_new_order("ORD-1", "ada@example.com")
     assert list(tasks) == list(NEW_ORDER_ACTIONS)
-    assert sorted(task.name for task in tasks.values() if task) == sorted(cloud.names)
+    assert sorted(task.name for task in tasks.values() if task) == sorted(service.names)
 
 
 async def test_a_new_order_again_creates_nothing(client: Client) -> None:
@@ -90,15 +104,15 @@ async def test_a_new_order_again_creates_nothing(client: Client) -> None:
     assert await client.process_new_order("ORD-1", "ada@example.com") == dict.fromkeys(NEW_ORDER_ACTIONS)
 
 
-async def test_all_three_are_awaited_before_the_failed_are_named(client: Client, cloud: FakeCloudTasks) -> None:
-    cloud.faults["send_confirmation"] = [grpc.StatusCode.NOT_FOUND]
-    cloud.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 2
-    cloud.faults["notify_warehouse"] = [grpc.StatusCode.PERMISSION_DENIED]
+async def test_all_three_are_awaited_before_the_failed_are_named(client: Client, service: Service) -> None:
+    service.faults["send_confirmation"] = [grpc.StatusCode.NOT_FOUND]
+    service.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 2
+    service.faults["notify_warehouse"] = [grpc.StatusCode.PERMISSION_DENIED]
     with pytest.raises(
         IncompleteOrderError, match=r"'ORD-1': 2 of 3 .*send_confirmation: 404.*notify_warehouse: 403"
     ) as e:
         await client.process_new_order("ORD-1", "ada@example.com")
-    assert len(cloud.requests) == 5  # the slowest, retried twice, was not given up
+    assert len(service.names) == 5  # the slowest, retried twice, was not given up
     assert list(e.value.tasks) == ["update_inventory"]
     assert {action: type(error) for action, error in e.value.failures.items()} == {
         "send_confirmation": exceptions.NotFound,
@@ -109,12 +123,12 @@ async def test_all_three_are_awaited_before_the_failed_are_named(client: Client,
     assert [action for action, task in again.items() if task] == ["send_confirmation", "notify_warehouse"]
 
 
-async def test_an_invalid_order_is_refused_before_any_call(client: Client, cloud: FakeCloudTasks) -> None:
+async def test_an_invalid_order_is_refused_before_any_call(client: Client, service: Service) -> None:
     with pytest.raises(InvalidOrderError):
         await client.create_order_task("ORD-1", "", "ada@example.com")
     with pytest.raises(InvalidOrderError):
         await client.process_new_order("", "ada@example.com")
-    assert cloud.requests == []
+    assert service.received == []
 
 
 def test_google_is_called_unless_there_is_an_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +146,8 @@ def test_google_is_called_unless_there_is_an_emulator(monkeypatch: pytest.Monkey
 
 
 async def test_a_proxy_does_not_hide_the_emulator(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "RETRY", None)
-    monkeypatch.setattr(calls, "ASYNC_RETRY", None)
+    monkeypatch.setattr(connection, "RETRY", None)
+    monkeypatch.setattr(connection, "ASYNC_RETRY", None)
     for variable in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

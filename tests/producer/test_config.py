@@ -1,4 +1,4 @@
-"""Each configuration error names what is wrong, where, and the command that mends it."""
+"""A configuration error says what is wrong, where, and which command fixes it."""
 
 import re
 
@@ -89,8 +89,8 @@ def test_outputs_are_named_as_outputs() -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_outputs({**OUTPUTS, "queue": 7, "service_url": None}, {})
     assert str(caught.value).splitlines() == [
-        "output queue is 7, not projects/P/locations/L/queues/Q: `pulumi stack output queue` prints a deployed stack's",
-        "output service_url is missing: `pulumi stack output service_url` prints a deployed stack's",
+        "output queue is 7, not projects/P/locations/L/queues/Q: run `pulumi stack output queue` in a deployed stack",
+        "output service_url is missing: run `pulumi stack output service_url` in a deployed stack",
     ]
     with pytest.raises(ConfigError, match=r"^output tasks_grpc is 8123, not host:port .*python -m local up --json"):
         Config.from_outputs({**LOCAL, "tasks_grpc": 8123}, {})
@@ -127,12 +127,12 @@ def test_only_operators_need_the_dead_letter_queue() -> None:
     with pytest.raises(ConfigError) as missing_output:
         Config.from_outputs(OUTPUTS, {}, dead_letters=True)
     assert str(missing_output.value) == (
-        "output dead_letter_queue is missing: `pulumi stack output dead_letter_queue` prints a deployed stack's"
+        "output dead_letter_queue is missing: run `pulumi stack output dead_letter_queue` in a deployed stack"
     )
 
 
 def test_the_queue_is_not_its_own_dead_letter_queue() -> None:
-    with pytest.raises(ConfigError, match=r"^output dead_letter_queue is .*, the queue itself, which a replay would"):
+    with pytest.raises(ConfigError, match=r"^output dead_letter_queue is .*, the same as the queue: a replay would"):
         Config.from_outputs({**OUTPUTS, "dead_letter_queue": OUTPUTS["queue"]}, {})
     with pytest.raises(ConfigError, match=r"^Config.dead_letter_queue is 'x', not projects/P/"):
         Config(OUTPUTS["queue"], OUTPUTS["service_url"], OUTPUTS["invoker_email"], dead_letter_queue="x")

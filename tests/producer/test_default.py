@@ -10,7 +10,7 @@ import order_tasks
 import pytest
 from order_tasks import ConfigError, OrderTasks, default
 
-from tests.producer.fake_cloud_tasks import FakeCloudTasks
+from tests.producer.service import Service
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +23,11 @@ def _first_call(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("environment")
-def test_import_and_call_is_all_that_a_web_app_does(cloud: FakeCloudTasks) -> None:
+def test_import_and_call_is_all_that_a_web_app_does(service: Service) -> None:
     assert order_tasks.create_order_task("ORD-1", "send_confirmation", "ada@example.com") is not None
     tasks = order_tasks.process_new_order("ORD-1", "ada@example.com")
     assert [action for action, task in tasks.items() if task] == ["update_inventory", "notify_warehouse"]
-    assert len(cloud.requests) == 4
+    assert len(service.names) == 4
 
 
 @pytest.mark.usefixtures("environment")

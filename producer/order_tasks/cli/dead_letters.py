@@ -1,88 +1,96 @@
-"""The dead-letter queue: what an operator may do with it and its entries.
+"""The dead-letter queue and the calls on its entries.
 
-Owns the calls, and the one promise that matters: a queue that was resumed is paused again, whatever ends the work.
+Guarantees one thing above all: a queue that was resumed is paused again, however the work ends.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from google.api_core import exceptions
 from google.cloud import tasks_v2
 
-from order_tasks import calls
+from order_tasks import connection
+from order_tasks.cli.command import UsageError
 from order_tasks.cli.dead_letter import DeadLetter
 from order_tasks.cli.interrupts import Interrupts
+from order_tasks.config import Config
 from order_tasks.errors import OrderTasksError
 
-# A body may have a megabyte, and a page is held in memory.
+# A page is held in memory, and each body may have a megabyte.
 _FULL_PAGE, _BASIC_PAGE = 100, 1000
 
 
 class NotPausedError(OrderTasksError):
-    """The dead-letter queue may be running: what is stored there next is delivered at once and fails again."""
+    """The dead-letter queue may be running. While it runs, entries are delivered at once and fail again."""
 
 
 class DeadLetters:
-    """The dead-letter queue at `queue`, its full path. Does not own the client."""
+    """The dead-letter queue at the path `queue`."""
 
     def __init__(self, api: tasks_v2.CloudTasksClient, queue: str) -> None:
         self._api = api
         self.queue = queue
 
-    def path(self, name: str) -> str:
-        """An entry's full path from that or its short id. Raises ValueError for what can be neither."""
-        path = name if "/" in name else f"{self.queue}/tasks/{name}"
-        if not re.fullmatch(rf"{re.escape(self.queue)}/tasks/[A-Za-z0-9_-]{{1,500}}", path):
-            raise ValueError(f"{name!r} is no entry of {self.queue}: `python -m order_tasks status` names them")
-        return path
+    def paths(self, names: Sequence[str]) -> list[str]:
+        """The full paths of entries, without repetitions. `names`: ids or paths. Raises UsageError."""
+        paths = [name if "/" in name else f"{self.queue}/tasks/{name}" for name in names]
+        for name, path in zip(names, paths, strict=True):
+            if not re.fullmatch(rf"{re.escape(self.queue)}/tasks/[A-Za-z0-9_-]{{1,500}}", path):
+                raise UsageError(
+                    f"{name!r} is not an entry of {self.queue}: `python -m order_tasks status` lists the entries"
+                )
+        return list(dict.fromkeys(paths))
 
     def entries(self, *, full: bool) -> Iterator[DeadLetter]:
-        """Every entry, page by page, in any order. Only a full list knows the orders."""
+        """All entries in any order, page by page. Only with `full` do they contain the orders."""
         request = tasks_v2.ListTasksRequest(
             parent=self.queue,
             response_view=tasks_v2.Task.View.FULL if full else tasks_v2.Task.View.BASIC,
             page_size=_FULL_PAGE if full else _BASIC_PAGE,
         )
-        return map(DeadLetter.of, self._api.list_tasks(request, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT))
+        tasks = self._api.list_tasks(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+        return map(DeadLetter.from_task, tasks)
 
     def find(self, path: str) -> DeadLetter | None:
-        """An entry in full, or None: it was processed or dropped, or never was."""
+        """One entry in full, or None if it was processed, dropped or never stored."""
         request = tasks_v2.GetTaskRequest(name=path, response_view=tasks_v2.Task.View.FULL)
         try:
-            return DeadLetter.of(self._api.get_task(request, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT))
+            task = self._api.get_task(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
         except exceptions.NotFound as error:
-            self._refuse_missing_queue(error)
+            self._raise_if_queue_missing(error)
             return None
+        return DeadLetter.from_task(task)
 
     def run(self, path: str) -> None:
-        """Have an entry delivered now, although the queue is paused. One that is gone meanwhile is no error."""
+        """Deliver an entry now, although the queue is paused. Does nothing if it is gone."""
         try:
-            # Repeated after a lost answer, it may run twice: the handler is made for that. The quota is 60 a minute.
-            retry = calls.RETRY.with_timeout(90.0)
-            self._api.run_task(tasks_v2.RunTaskRequest(name=path), retry=retry, timeout=calls.ATTEMPT_TIMEOUT)
+            # After a lost answer it may run twice, which the handler allows. The quota is 60 calls a minute.
+            retry = connection.RETRY.with_timeout(90.0)
+            self._api.run_task(tasks_v2.RunTaskRequest(name=path), retry=retry, timeout=connection.ATTEMPT_TIMEOUT)
         except exceptions.NotFound as error:
-            self._refuse_missing_queue(error)
+            self._raise_if_queue_missing(error)
 
     def drop(self, path: str) -> None:
-        """Delete an entry. One that is gone meanwhile is no error."""
+        """Delete an entry. Does nothing if it is gone."""
         try:
-            self._api.delete_task(name=path, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+            self._api.delete_task(name=path, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
         except exceptions.NotFound as error:
-            self._refuse_missing_queue(error)
+            self._raise_if_queue_missing(error)
 
     def while_resumed(self, work: Callable[[], None]) -> None:
-        """Resume the queue, do `work`, pause the queue: also after an error, Ctrl-C, SIGTERM or SIGHUP.
+        """Resume the queue, do `work`, and pause the queue, also after an error, Ctrl-C, SIGTERM or SIGHUP.
 
-        A signal ends `work` by KeyboardInterrupt; while the queue is being paused, signals are ignored. Raises
-        NotPausedError if it could not be paused. Main thread only, which is where signals arrive.
+        A signal ends `work` with a KeyboardInterrupt. Signals are ignored while the queue is being paused. Raises
+        NotPausedError if it could not be paused. Works only in the main thread, which receives the signals.
         """
         interrupts = Interrupts()
         # Not a context manager: a signal between its frames and the body would leave the queue running.
         try:
             try:
                 interrupts.install()
-                # Not interrupted either: a call that was given up could take effect after the pause.
-                self._api.resume_queue(name=self.queue, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+                # Signals wait for this call: if it were abandoned, it could take effect after the pause.
+                self._api.resume_queue(name=self.queue, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
                 interrupts.allow()
                 work()
             finally:
@@ -95,19 +103,28 @@ class DeadLetters:
 
     def _pause(self) -> None:
         try:
-            self._api.pause_queue(name=self.queue, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+            self._api.pause_queue(name=self.queue, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
         except Exception as error:
+            command = pause_command(self.queue)
             raise NotPausedError(
-                f"THE DEAD-LETTER QUEUE MAY STILL BE RUNNING, it could not be paused ({error}): {pausing(self.queue)}"
+                f"THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. Pausing it failed ({error}): run {command}"
             ) from error
 
-    def _refuse_missing_queue(self, error: exceptions.NotFound) -> None:
-        # The answers for a missing queue and a missing task share a code: an absent queue must not read as success.
+    def _raise_if_queue_missing(self, error: exceptions.NotFound) -> None:
+        # A missing queue and a missing task have the same code. A missing queue must not look like success.
         if "Queue does not exist" in str(error):
             raise error
 
 
-def pausing(queue: str) -> str:
+@contextmanager
+def open_dead_letters(config: Config) -> Iterator[DeadLetters]:
+    """The dead-letter queue of a configuration, connected."""
+    assert config.dead_letter_queue is not None, "read_config requires it"
+    with connection.connect(config) as api:
+        yield DeadLetters(api, config.dead_letter_queue)
+
+
+def pause_command(queue: str) -> str:
     """The command that pauses a queue."""
     _, project, _, location, _, name = queue.split("/")
     return f"gcloud tasks queues pause {name} --location={location} --project={project}"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal, as one KeyboardInterrupt that cannot strike what must be finished."""
+"""Ctrl-C, SIGTERM and SIGHUP, raised as one KeyboardInterrupt that cannot interrupt a section that must finish."""
 
 import signal
 from collections.abc import Callable
@@ -14,32 +14,32 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._allowed = False
-        self._struck = False
+        self._signalled = False
         self._before: dict[signal.Signals, _Handler] = {}
 
     def install(self) -> None:
-        """Take over the signals, except those that were ignored, as under nohup; note what comes."""
+        """Handle the signals, except those that are ignored, as under nohup. Until `allow`, only note them."""
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._strike)
+                self._before[number] = signal.signal(number, self._handle)
 
     def allow(self) -> None:
-        """Raise what came so far, or else what comes next."""
+        """Raise for the signal that came since `install`, or else for the next one."""
         self._allowed = True
-        if self._struck:
+        if self._signalled:
             self._raise()
 
     def hold(self) -> None:
-        """Ignore what comes from now on."""
+        """Ignore signals from now on."""
         self._allowed = False
 
     def restore(self) -> None:
-        """Let signals do again what they did before."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _strike(self, number: int, frame: FrameType | None) -> None:
-        self._struck = True
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
         if self._allowed:
             self._raise()
 

@@ -1,7 +1,7 @@
-"""A file of orders, one JSON object a line: {"orderId", "customerEmail"}, or with an "action" for that one task.
+"""A file of orders, one JSON object on each line: {"orderId", "customerEmail"}, and an "action" for that task only.
 
-Owns the line's form. Refuses fields it does not know: "acton" would otherwise mean all three tasks. Reads in a thread,
-so that a slow pipe holds up neither the calls in flight nor Ctrl-C.
+Refuses unknown fields: with "acton", all three tasks would be created. Reads in a thread, so that a slow pipe blocks
+neither the calls in flight nor Ctrl-C.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class FileOrder(Order):
-    """An order and where it stands."""
+    """An order and its line."""
 
     line: int = 0
     """Counted from 1."""
     size: int = 0
-    """Bytes, with the line's end."""
+    """Bytes, including the end of the line."""
 
 
-async def read_orders(file: FileIO, malformed: Callable[[int, int, str], None]) -> AsyncGenerator[FileOrder, None]:
-    """Each order of an unbuffered binary file. A line that is none goes to `malformed(line, size, reason)`."""
+async def read_orders(file: FileIO, on_invalid: Callable[[int, int, str], None]) -> AsyncGenerator[FileOrder, None]:
+    """Each order of an unbuffered binary file. Calls `on_invalid(line, size, reason)` for each other line."""
     number = 0
-    async for text in _lines(file):
+    async for text in _read_lines(file):
         number += 1
         if not text.strip():
             continue
         try:
             order = _parse(text, number)
         except InvalidOrderError as error:
-            malformed(number, len(text) + 1, str(error))
+            on_invalid(number, len(text) + 1, str(error))
         else:
             yield order
 
@@ -51,22 +51,22 @@ def _parse(text: bytes, number: int) -> FileOrder:
     if not isinstance(order, dict):
         raise InvalidOrderError("not a JSON object")
     if missing := [field for field in ("orderId", "customerEmail") if field not in order]:
-        raise InvalidOrderError(f"without {' and '.join(missing)}")
+        raise InvalidOrderError(f"{' and '.join(missing)} missing")
     if unknown := order.keys() - {"orderId", "customerEmail", "action"}:
         raise InvalidOrderError(
-            f"unknown field {', '.join(sorted(unknown))}: an order has orderId, customerEmail, action"
+            f"unknown field {', '.join(sorted(unknown))}: the fields are orderId, customerEmail and action"
         )
     actions = (order["action"],) if "action" in order else NEW_ORDER_ACTIONS
     return FileOrder(order["orderId"], order["customerEmail"], actions, number, len(text) + 1)
 
 
-async def _lines(file: FileIO) -> AsyncGenerator[bytes, None]:
+async def _read_lines(file: FileIO) -> AsyncGenerator[bytes, None]:
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
     wanted = threading.Semaphore(1)
 
     def read() -> None:
-        with suppress(RuntimeError, ValueError):  # interrupted: the loop or the file is closed
+        with suppress(RuntimeError, ValueError):  # after an interrupt the loop or the file is closed
             while wanted.acquire():
                 try:
                     chunk: bytes | OSError = file.read(_CHUNK_BYTES)
@@ -76,7 +76,7 @@ async def _lines(file: FileIO) -> AsyncGenerator[bytes, None]:
                 if not isinstance(chunk, bytes) or not chunk:
                     return
 
-    # Not asyncio.to_thread: the loop's end would wait for a read that may never return.
+    # Not asyncio.to_thread: at its end the loop would wait for a read that may never return.
     threading.Thread(target=read, daemon=True).start()
     rest = b""
     try:
@@ -90,4 +90,4 @@ async def _lines(file: FileIO) -> AsyncGenerator[bytes, None]:
         if rest:
             yield rest
     finally:
-        wanted.release()  # so that the thread finds out
+        wanted.release()  # the thread wakes up and ends

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, when a person is looking and rich is installed; otherwise silence."""
+"""A progress bar on standard error. Nothing is drawn without a terminal or without rich."""
 
 import sys
 from types import TracebackType
@@ -9,25 +9,25 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Shows how much is done of `total` (None: not known), and prints lines above the bar."""
+    """Shows how much of `total` is done, and prints lines above the bar. `total` None: not known."""
 
     def __init__(self, description: str, total: int | None = None) -> None:
         self._bar = _bar() if sys.stderr.isatty() else None
         if self._bar:
             self._task = self._bar.add_task(description, total=total)
 
-    def expect(self, total: int) -> None:
-        """From now on, `total` is known."""
+    def set_total(self, total: int) -> None:
+        """Set a total that was not known before."""
         if self._bar:
             self._bar.update(self._task, total=total)
 
     def advance(self, size: int = 1) -> None:
-        """`size` more is done."""
+        """Count `size` more as done."""
         if self._bar:
             self._bar.advance(self._task, size)
 
-    def say(self, text: str) -> None:
-        """One line on standard error."""
+    def print(self, text: str) -> None:
+        """Print one line on standard error."""
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -49,7 +49,7 @@ def _bar() -> "Bar | None":
     try:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    except ImportError:  # a web app installs without it
+    except ImportError:  # rich is an optional dependency
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True))

@@ -1,8 +1,9 @@
-"""`send`: the tasks of one order, or of a file of them.
+"""`send`: creates the tasks of one order, or of each order in a file.
 
-Loses nothing silently: what was not created is named on standard error with file, line and reason.
+Reports everything that was not created on standard error, with file, line and reason.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -13,23 +14,45 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from io import FileIO
 
+from order_tasks.cli.command import Command, UsageError, read_config
 from order_tasks.cli.orders_file import FileOrder, read_orders
 from order_tasks.cli.progress import Progress
+from order_tasks.cli.times import Clock
 from order_tasks.client import AsyncOrderTasks, Outcome
 from order_tasks.config import Config
-from order_tasks.order import Order
+from order_tasks.order import NEW_ORDER_ACTIONS, Order
 
 
-def send_file(config: Config, path: str, *, as_json: bool) -> int:
-    """Create the tasks of each order in a file; return the exit code. Raises OSError if it cannot be opened."""
-    with _open(path) as file:
-        sending = _Sending(as_json, "<stdin>" if path == "-" else path, _size(file))
-        return sending.run(config, read_orders(file, sending.malformed))
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help='one order on each line: {"orderId": "ORD-1", "customerEmail": "ada@example.com"}; with an "action", only '
+        "that task is created; -: standard input",
+    )
+    parser.add_argument("--order-id", metavar="ID", help="send this order instead of a file")
+    parser.add_argument("--email", metavar="E-MAIL", help="the order's customer")
+    parser.add_argument("--action", help=f"create only this task (default: {', '.join(NEW_ORDER_ACTIONS)})")
+    parser.add_argument("--json", action="store_true", help="print the counts as one line of JSON")
 
 
-def send_order(config: Config, order: Order, *, as_json: bool) -> int:
-    """Create the tasks of one order; return the exit code."""
-    return _Sending(as_json, "").run(config, [order])
+def _run(args: argparse.Namespace, _: Clock) -> int:
+    if (args.file is None) == (args.order_id is None):
+        raise UsageError("pass either a FILE of orders, or one order with --order-id and --email")
+    if args.order_id is None and (args.email is not None or args.action is not None):
+        raise UsageError("--email and --action need --order-id; in a FILE they are fields of each line")
+    if args.order_id is not None and args.email is None:
+        raise UsageError("--order-id needs --email")
+    if args.file == args.outputs == "-":
+        raise UsageError("FILE and --outputs cannot both be standard input")
+    config = read_config(args)
+    if args.file is None:
+        actions = NEW_ORDER_ACTIONS if args.action is None else (args.action,)
+        return _Sending(args.json, "").run(config, [Order(args.order_id, args.email, actions)])
+    with _open(args.file) as file:
+        sending = _Sending(args.json, "<stdin>" if args.file == "-" else args.file, _size(file))
+        return sending.run(config, read_orders(file, sending.count_invalid))
 
 
 def _open(path: str) -> FileIO:
@@ -52,7 +75,7 @@ class _Counts:
 
 
 class _Sending:
-    """One run of `send`: counts what happens and says what fails."""
+    """One run of `send`: sends the orders, counts the outcomes and reports the failures."""
 
     def __init__(self, as_json: bool, source: str, size: int | None = None) -> None:
         self._as_json = as_json
@@ -67,24 +90,24 @@ class _Sending:
                 asyncio.run(self._send(config, orders))
         except KeyboardInterrupt:
             code = 130
-            self._progress.say("interrupted: sending the same again creates what is missing")
+            self._progress.print("interrupted: send the same again to create the missing tasks")
         except OSError as error:
             code = 1
-            self._progress.say(f"{self._source} cannot be read to its end: {error}")
+            self._progress.print(f"{self._source} could not be read to its end: {error}")
         self._summarise()
         return code or int(self._counts.failed + self._counts.malformed > 0)
 
-    def malformed(self, line: int, size: int, reason: str) -> None:
+    def count_invalid(self, line: int, size: int, reason: str) -> None:
         self._counts.malformed += 1
-        self._progress.say(f"{self._source}:{line}: {reason}")
+        self._progress.print(f"{self._source}:{line}: {reason}")
         self._progress.advance(size)
 
     async def _send(self, config: Config, orders: Iterable[Order] | AsyncIterable[Order]) -> None:
         async with AsyncOrderTasks(config) as tasks, aclosing(tasks.send_orders(orders)) as outcomes:
             async for outcome in outcomes:
-                self._record(outcome)
+                self._count(outcome)
 
-    def _record(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome) -> None:
         created = sum(task is not None for task in outcome.tasks.values())
         self._counts.orders += 1
         self._counts.created += created
@@ -93,7 +116,7 @@ class _Sending:
         order = outcome.order
         where = f"{self._source}:{order.line}: " if isinstance(order, FileOrder) else ""
         for action, error in outcome.failures.items():
-            self._progress.say(f"{where}order {order.order_id!r}, {action}: {error}")
+            self._progress.print(f"{where}order {order.order_id!r}, {action}: {error}")
         if isinstance(order, FileOrder):
             self._progress.advance(order.size)
 
@@ -103,8 +126,17 @@ class _Sending:
             sys.stdout.write(f"{json.dumps(asdict(counts))}\n")
             return
         sys.stdout.write(
-            f"{counts.orders} orders: {counts.created} tasks created, {counts.already} already there, "
-            f"{counts.failed} failed; {counts.malformed} malformed lines\n"
+            f"orders: {counts.orders}; tasks: {counts.created} created, {counts.already} already existed, "
+            f"{counts.failed} failed; invalid lines: {counts.malformed}\n"
         )
         if counts.failed:
-            sys.stdout.write("Send the same again to create what failed: what exists stays as it is.\n")
+            sys.stdout.write("Send the same again to create the failed tasks. Existing tasks stay unchanged.\n")
+
+
+SEND = Command(
+    "send",
+    "create the tasks of one order, or of each order in a file",
+    "Sending an order again is safe: existing tasks stay unchanged.",
+    _add_arguments,
+    _run,
+)

@@ -1,8 +1,9 @@
-"""`status`: what both queues are doing, what the queue delivers next, and what lies in the dead-letter queue.
+"""`status`: shows both queues, the next tasks, and the dead letters.
 
-Reads only. Counts by paging, and only up to a bound: no call counts the tasks of a queue.
+Changes nothing. Counts tasks by listing them, up to a limit, because Cloud Tasks has no call that counts.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,13 +14,14 @@ from typing import TypeVar
 
 from google.cloud import tasks_v2
 
-from order_tasks import calls
-from order_tasks.cli.clock import Clock, ahead, length, moment, span
+from order_tasks import connection
+from order_tasks.cli.command import Command, read_config
 from order_tasks.cli.dead_letter import DeadLetter, last_status
-from order_tasks.cli.dead_letters import DeadLetters, pausing
+from order_tasks.cli.dead_letters import DeadLetters, pause_command
 from order_tasks.cli.table import show_table
+from order_tasks.cli.times import Clock, format_due, format_duration, to_datetime, to_timedelta
 
-_BOUND = 1000
+_MAX_COUNTED = 1000
 _NEXT_TASKS = 5
 _SHOWN_LETTERS = 20
 
@@ -41,12 +43,12 @@ class QueueStatus:
     max_doublings: int
     tasks: int
     more_tasks: bool
-    """Whether there are more than could be counted."""
+    """Whether there are more than were counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextTask:
-    """A task that waits, or is under way."""
+    """A task that is waiting or running."""
 
     name: str
     due: str
@@ -55,50 +57,52 @@ class NextTask:
     last_status: str | None
 
 
-def status(api: tasks_v2.CloudTasksClient, queue: str, letters: DeadLetters, clock: Clock, *, as_json: bool) -> int:
-    """Print the state of both queues; return the exit code."""
-    tasks, more_tasks = _bounded(
-        api.list_tasks(
-            tasks_v2.ListTasksRequest(parent=queue, page_size=_BOUND),
-            retry=calls.RETRY,
-            timeout=calls.ATTEMPT_TIMEOUT,
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the status as one line of JSON")
+
+
+def _run(args: argparse.Namespace, clock: Clock) -> int:
+    config = read_config(args, dead_letters=True)
+    assert config.dead_letter_queue is not None, "read_config requires it"
+    with connection.connect(config) as api:
+        listing = tasks_v2.ListTasksRequest(parent=config.queue, page_size=_MAX_COUNTED)
+        listed = api.list_tasks(listing, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+        tasks, more_tasks = _take(listed)
+        letters, more_letters = _take(DeadLetters(api, config.dead_letter_queue).entries(full=True))
+        letters.sort(key=lambda letter: (letter.due, letter.path))
+        queues = (
+            _queue_status(_queue(api, config.queue), len(tasks), more_tasks),
+            _queue_status(_queue(api, config.dead_letter_queue), len(letters), more_letters),
         )
-    )
-    entries, more_entries = _bounded(letters.entries(full=True))
-    entries.sort(key=lambda letter: (letter.due, letter.path))
-    queues = (
-        _queue_status(_queue(api, queue), len(tasks), more_tasks),
-        _queue_status(_queue(api, letters.queue), len(entries), more_entries),
-    )
-    if as_json:
-        sys.stdout.write(f"{json.dumps(_json(queues, tasks, entries, clock.now()))}\n")
+    if args.json:
+        sys.stdout.write(f"{json.dumps(_to_json(queues, tasks, letters, clock.now()))}\n")
     else:
-        _print(queues, tasks, entries, clock.now())
+        _print(queues, tasks, letters, clock.now())
     return 0
 
 
 def describe(letter: DeadLetter, now: datetime) -> str:
-    """A dead letter for people: its id, which `replay` and `drop` take, then a line for each thing known of it."""
+    """A dead letter as text: its id, which `replay` and `drop` take, then one line for each fact."""
     attempts = "" if letter.attempts is None else f", attempts: {letter.attempts}"
     lines = {
-        "order": f"{letter.order_id or 'not known'}, {letter.action or 'no action'}",
-        "reason": letter.reason or "not known",
-        "task": f"{letter.task or 'not known'}{attempts}",
-        "stored": f"{span(now - letter.stored)} ago",
-        "due": letter.when(now),
+        "order": f"{letter.order_id or 'unknown'}, {letter.action or 'no action'}",
+        "reason": letter.reason or "unknown",
+        "task": f"{letter.task or 'unknown'}{attempts}",
+        "stored": f"{format_duration(now - letter.stored)} ago",
+        "due": letter.format_state(now),
     }
     if letter.tries:
-        lines["tried"] = f"since then: {letter.tries}{f', last: {letter.last_status}' if letter.last_status else ''}"
+        lines["replays"] = f"{letter.tries}{f', last: {letter.last_status}' if letter.last_status else ''}"
     return f"{letter.id}\n" + "".join(f"  {noun:<8}{line}\n" for noun, line in lines.items())
 
 
-def _bounded(items: Iterable[_Item]) -> tuple[list[_Item], bool]:
-    found = list(islice(items, _BOUND + 1))
-    return found[:_BOUND], len(found) > _BOUND
+def _take(items: Iterable[_Item]) -> tuple[list[_Item], bool]:
+    found = list(islice(items, _MAX_COUNTED + 1))
+    return found[:_MAX_COUNTED], len(found) > _MAX_COUNTED
 
 
 def _queue(api: tasks_v2.CloudTasksClient, path: str) -> tasks_v2.Queue:
-    return api.get_queue(name=path, retry=calls.RETRY, timeout=calls.ATTEMPT_TIMEOUT)
+    return api.get_queue(name=path, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
 
 
 def _queue_status(queue: tasks_v2.Queue, tasks: int, more: bool) -> QueueStatus:
@@ -108,8 +112,8 @@ def _queue_status(queue: tasks_v2.Queue, tasks: int, more: bool) -> QueueStatus:
         dispatches_per_second=queue.rate_limits.max_dispatches_per_second,
         concurrent_dispatches=queue.rate_limits.max_concurrent_dispatches,
         max_attempts=queue.retry_config.max_attempts,
-        min_backoff=length(queue.retry_config.min_backoff).total_seconds(),
-        max_backoff=length(queue.retry_config.max_backoff).total_seconds(),
+        min_backoff=to_timedelta(queue.retry_config.min_backoff).total_seconds(),
+        max_backoff=to_timedelta(queue.retry_config.max_backoff).total_seconds(),
         max_doublings=queue.retry_config.max_doublings,
         tasks=tasks,
         more_tasks=more,
@@ -117,17 +121,19 @@ def _queue_status(queue: tasks_v2.Queue, tasks: int, more: bool) -> QueueStatus:
 
 
 def _next(tasks: Sequence[tasks_v2.Task], now: datetime) -> list[tasks_v2.Task]:
-    return sorted(tasks, key=lambda task: (moment(task.schedule_time) or now, task.name))[:_NEXT_TASKS]
+    return sorted(tasks, key=lambda task: (to_datetime(task.schedule_time) or now, task.name))[:_NEXT_TASKS]
 
 
-def _json(
+def _to_json(
     queues: tuple[QueueStatus, QueueStatus],
     tasks: Sequence[tasks_v2.Task],
     letters: Sequence[DeadLetter],
     now: datetime,
 ) -> dict[str, object]:
     next_tasks = [
-        NextTask(task.name, (moment(task.schedule_time) or now).isoformat(), task.dispatch_count, last_status(task))
+        NextTask(
+            task.name, (to_datetime(task.schedule_time) or now).isoformat(), task.dispatch_count, last_status(task)
+        )
         for task in _next(tasks, now)
     ]
     return {
@@ -165,16 +171,15 @@ def _print(
     )
     queue, dead_letter_queue = queues
     if dead_letter_queue.state == "RUNNING":
-        sys.stdout.write(
-            f"\nThe dead-letter queue is RUNNING. Unless a replay is going on: {pausing(queues[1].name)}\n"
-        )
+        command = pause_command(dead_letter_queue.name)
+        sys.stdout.write(f"\nThe dead-letter queue is RUNNING. Unless a replay is in progress, pause it: {command}\n")
     if tasks:
-        counted = f" of the {_BOUND} counted" if queue.more_tasks else ""
+        counted = f" of the first {_MAX_COUNTED}" if queue.more_tasks else ""
         sys.stdout.write(f"\nnext tasks{counted}\n")
         rows = [
             [
                 task.name.rpartition("/")[2],
-                ahead(moment(task.schedule_time) or now, now),
+                format_due(to_datetime(task.schedule_time) or now, now),
                 str(task.dispatch_count),
                 last_status(task) or "-",
             ]
@@ -185,7 +190,7 @@ def _print(
     for letter in letters[:_SHOWN_LETTERS]:
         sys.stdout.write(f"\n{describe(letter, now)}")
     if len(letters) > _SHOWN_LETTERS:
-        sys.stdout.write(f"\nand {len(letters) - _SHOWN_LETTERS} more, which --json has\n")
+        sys.stdout.write(f"\nand {len(letters) - _SHOWN_LETTERS} more: --json lists them\n")
 
 
 def _figures(queue: QueueStatus) -> list[str]:
@@ -201,8 +206,13 @@ def _figures(queue: QueueStatus) -> list[str]:
 
 
 def _seconds(number: float) -> str:
-    return span(timedelta(seconds=number))
+    return format_duration(timedelta(seconds=number))
 
 
 def _count(queue: QueueStatus) -> str:
     return f"{queue.tasks}{'+' if queue.more_tasks else ''}"
+
+
+STATUS = Command(
+    "status", "show both queues, the next tasks and the dead letters", "Changes nothing.", _add_arguments, _run
+)

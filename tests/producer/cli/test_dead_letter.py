@@ -7,8 +7,8 @@ import pytest
 from google.cloud.tasks_v2 import Attempt, HttpRequest, Task
 from hypothesis import given
 from hypothesis import strategies as st
-from order_tasks.cli.clock import ahead, span
 from order_tasks.cli.dead_letter import DeadLetter, last_status
+from order_tasks.cli.times import format_due, format_duration
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PATH = "projects/p/locations/l/queues/dead-letters/tasks/9f86d081"
@@ -16,7 +16,7 @@ PATH = "projects/p/locations/l/queues/dead-letters/tasks/9f86d081"
 
 def letter(body: bytes = b"{}", **headers: str) -> DeadLetter:
     http = HttpRequest(body=body, headers={f"X-Dead-Letter-{name.title()}": value for name, value in headers.items()})
-    return DeadLetter.of(Task(name=PATH, create_time=NOW, schedule_time=NOW, http_request=http))
+    return DeadLetter.from_task(Task(name=PATH, create_time=NOW, schedule_time=NOW, http_request=http))
 
 
 def test_an_entry_says_whose_order_why_and_after_how_many_attempts() -> None:
@@ -29,7 +29,7 @@ def test_an_entry_says_whose_order_why_and_after_how_many_attempts() -> None:
 
 @pytest.mark.parametrize("name", ["x-dead-letter-reason", "X-DEAD-LETTER-REASON"])
 def test_headers_have_no_case(name: str) -> None:
-    assert DeadLetter.of(Task(name=PATH, http_request=HttpRequest(headers={name: "r"}))).reason == "r"
+    assert DeadLetter.from_task(Task(name=PATH, http_request=HttpRequest(headers={name: "r"}))).reason == "r"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b"null", b'{"orderId": {"a": "b@c.d"}}'])
@@ -95,7 +95,7 @@ def test_only_a_reserve_is_not_yet_due(due: float, last: Attempt | None, state: 
     if last:
         task.last_attempt = last
         task.dispatch_count = 1
-    assert DeadLetter.of(task).state(NOW) == state
+    assert DeadLetter.from_task(task).state(NOW) == state
 
 
 def test_the_last_status_is_the_answers_text_or_its_codes_name() -> None:
@@ -119,5 +119,5 @@ def test_spans_are_in_the_largest_unit_that_says_enough() -> None:
         7200: "2 h",
         172_800: "2 d",
     }
-    assert {seconds: span(timedelta(seconds=seconds)) for seconds in spans} == spans
-    assert (ahead(NOW, NOW), ahead(NOW + timedelta(minutes=5), NOW)) == ("now", "in 5 min")
+    assert {seconds: format_duration(timedelta(seconds=seconds)) for seconds in spans} == spans
+    assert (format_due(NOW, NOW), format_due(NOW + timedelta(minutes=5), NOW)) == ("now", "in 5 min")
