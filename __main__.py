@@ -1,28 +1,29 @@
-"""The program: settings -> components -> exports."""
+"""The program: it reads the settings, declares the components and exports what producers need."""
 
 import pulumi
 
-import settings
-from components.apis import Apis, Place
+import configuration
+from components.apis import Apis, ProjectArgs
 from components.handler_image import HandlerImage
 from components.handler_service import HandlerService
 from components.monitoring import Monitoring
 from components.task_invoker import TaskInvoker
 from components.task_queue import TaskQueue
+from settings import DEAD_LETTER_CONCURRENCY
 
-s = settings.load()
+s = configuration.load()
 apis = Apis(
     "apis", s.project, ["run", "cloudtasks", "artifactregistry", "iam", "secretmanager", "monitoring", "logging"]
 )
-place: Place = {"apis": apis, "project": s.project, "location": s.region}
+project: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
 
 image = HandlerImage(
-    "handler-image", {**place, **s.image, "image_name": s.service["service_name"], "context": "handler"}
+    "handler-image", {**project, **s.image, "image_name": s.service["service_name"], "context": "handler"}
 )
 service = HandlerService(
     "handler",
     {
-        **place,
+        **project,
         **s.service,
         "image": image.digest,
         "max_attempts": s.queue["max_attempts"],
@@ -31,22 +32,24 @@ service = HandlerService(
         "secrets": s.secrets,
     },
 )
-invoker = TaskInvoker("invoker", {**place, **s.invoker, "service_name": service.service_name, "producers": s.producers})
+invoker = TaskInvoker(
+    "invoker", {**project, **s.invoker, "service_name": service.service_name, "producers": s.producers}
+)
 queue = TaskQueue(
     "queue",
     {
-        **place,
+        **project,
         **s.queue,
         "producers": s.producers,
         "dead_letter_queue": s.dead_letter_queue,
-        "dead_letter_concurrency": settings.DEAD_LETTER_CONCURRENCY,
+        "dead_letter_concurrency": DEAD_LETTER_CONCURRENCY,
         "service_url": service.url,
         "invoker_email": invoker.email,
         "handler_member": service.account_member,
         "deletion_protection": s.service["deletion_protection"],
     },
 )
-monitoring = Monitoring("monitoring", {**place, **s.monitoring, **s.watched})
+monitoring = Monitoring("monitoring", {**project, **s.monitoring, **s.monitored})
 
 pulumi.export("service_url", service.url)
 pulumi.export("invoker_email", invoker.producers_email)

@@ -35,7 +35,7 @@ class Apis(pulumi.ComponentResource):
         return self._enabled[api]
 
 
-class Place(TypedDict):
+class ProjectArgs(TypedDict):
     """Where every component declares its resources."""
 
     apis: Apis

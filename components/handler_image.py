@@ -8,10 +8,10 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_gcp import artifactregistry
 
-from components.apis import Place
+from components.apis import ProjectArgs
 
 
-class HandlerImageArgs(Place):
+class HandlerImageArgs(ProjectArgs):
     repository_name: str
     image_name: str
     context: str

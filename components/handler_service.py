@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import pulumi
 from pulumi_gcp import cloudrunv2, secretmanager, serviceaccount
 
-from components.apis import Place
+from components.apis import ProjectArgs
 
 
-class HandlerServiceArgs(Place):
+class HandlerServiceArgs(ProjectArgs):
     service_name: str
     handler_account: str
     """Id of the account to run as."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pulumi
 from pulumi_gcp import monitoring
 
-from components.apis import Place
+from components.apis import ProjectArgs
 
 RUNBOOK = "docs/operations.md"
 
@@ -109,7 +109,7 @@ CHARTS = (
 """Title and PromQL of each chart of the dashboard."""
 
 
-class MonitoringArgs(Place):
+class MonitoringArgs(ProjectArgs):
     queue_name: str
     """Also the name that alerts, channels and dashboard begin with."""
     dead_letter_queue: str

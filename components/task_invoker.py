@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_gcp import cloudrunv2, serviceaccount
 
-from components.apis import Place
+from components.apis import ProjectArgs
 
 
-class TaskInvokerArgs(Place):
+class TaskInvokerArgs(ProjectArgs):
     invoker_account: str
     """Id of the account."""
     invoker_display_name: str

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 import pulumi
 from pulumi_gcp import cloudtasks
 
-from components.apis import Place
+from components.apis import ProjectArgs
 
 DEAD_LETTERS_PER_SECOND = 5.0
 """Low: a replay comes on top of the queue's own dispatches."""
 _DEAD_LETTER_ROLES = ("enqueuer", "taskDeleter", "viewer")
 
 
-class TaskQueueArgs(Place):
+class TaskQueueArgs(ProjectArgs):
     queue_name: str
     max_dispatches_per_second: float
     max_concurrent_dispatches: int

@@ -12,10 +12,11 @@ from pulumi.runtime.mocks import MockMonitor
 from pulumi.runtime.settings import SETTINGS
 from pulumi_gcp import organizations, projects
 
-import settings
+import configuration as reading
 from components.apis import Apis
 from local.program import ROOT, SERVICE_URL, Evaluation, ProgramError, Resource, evaluate, stack_configuration
 from local.sinks.effects import PLACEHOLDERS
+from settings import Settings
 
 STACKS = sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in ROOT.glob("Pulumi.*.yaml"))
 PROJECT = {"gcp:project": "shop-project"}
@@ -78,8 +79,8 @@ def ancestors(resource: Resource, resources: Mapping[str, Resource]) -> set[str]
     return found
 
 
-def parsed(config: Mapping[str, str]) -> settings.Settings:
-    return settings.parse({**config, **SECRETS}, "cloud-run-tasks", SECRETS.__contains__)
+def parsed(config: Mapping[str, str]) -> Settings:
+    return reading.parse({**config, **SECRETS}, "cloud-run-tasks", SECRETS.__contains__)
 
 
 def queues(evaluation: Evaluation) -> tuple[Resource, Resource]:
@@ -102,7 +103,7 @@ def test_production_retries_until_handled_and_simulates_nothing_and_development_
     assert production.effects["simulate_effects"] is False
     assert production.service["deletion_protection"] is True
     for key in SECRETS:
-        with pytest.raises(settings.SettingsError, match=f"{key} = '': must be set"):
+        with pytest.raises(reading.SettingsError, match=f"{key} = '': must be set"):
             evaluate(config=configuration("prod"), secrets={k: text for k, text in SECRETS.items() if k != key})
     evaluate(config=configuration("dev"))
 
@@ -493,7 +494,7 @@ def test_nothing_is_declared_when_the_settings_are_refused(monkeypatch: pytest.M
         return register(monitor, request)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(MockMonitor, "RegisterResource", spy)
-    with pytest.raises(settings.SettingsError, match=r"cloud-run-tasks:maxAttempts = '0'"):
+    with pytest.raises(reading.SettingsError, match=r"cloud-run-tasks:maxAttempts = '0'"):
         evaluate(config=PROJECT | {"cloud-run-tasks:maxAttempts": "0"}, secrets=SECRETS, preview=preview)
     assert set(registered) <= {"pulumi:pulumi:Stack"}
     evaluate(config=PROJECT, secrets=SECRETS, preview=preview)
@@ -566,7 +567,7 @@ def test_what_was_set_with_secret_is_known_as_such_and_to_one_evaluation_alone()
 
 def test_what_was_set_with_secret_is_added_to_a_stack_s_own_file() -> None:
     configured: dict[str, str] = {}
-    evaluate(lambda: configured.update(settings.raw_configuration()), stack="prod", secrets=SECRETS)
+    evaluate(lambda: configured.update(reading.raw_configuration()), stack="prod", secrets=SECRETS)
     assert configured == {**stack_configuration("prod"), **SECRETS}
 
 
@@ -637,6 +638,6 @@ def test_a_file_that_is_no_stack_s_configuration_is_refused_by_name(tmp_path: Pa
 
 def test_a_stack_is_evaluated_with_its_own_file() -> None:
     configured: dict[str, str] = {}
-    evaluate(lambda: configured.update(settings.raw_configuration()), stack="dev")
+    evaluate(lambda: configured.update(reading.raw_configuration()), stack="dev")
     assert configured == stack_configuration("dev")
     assert configured["cloud-run-tasks:deletionProtection"] == "false"

@@ -9,10 +9,13 @@ from typing import Any
 import pulumi
 import pytest
 
+import configuration as reading
 import settings
+from configuration import SettingsError
+from docs.pages import settings_table
 from local.program import evaluate
 from local.sinks.effects import PLACEHOLDERS
-from settings import Settings, SettingsError
+from settings import Settings
 
 PROJECT = "cloud-run-tasks"
 WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
@@ -198,13 +201,13 @@ def encrypted(full_key: str) -> bool:
 
 def parse(**keys: str) -> Settings:
     """Settings of a stack that sets a project, its secrets and these keys."""
-    return settings.parse(configuration(**keys), PROJECT, encrypted)
+    return reading.parse(configuration(**keys), PROJECT, encrypted)
 
 
 def findings(configuration: Mapping[str, str]) -> list[str]:
     """What is refused about a whole configuration; never with the text of a secret."""
     with pytest.raises(SettingsError) as refused:
-        settings.parse(configuration, PROJECT, encrypted)
+        reading.parse(configuration, PROJECT, encrypted)
     assert HIDDEN not in "".join(traceback.format_exception(refused.value))
     heading, *lines = str(refused.value).split("\n  ")
     assert heading == "The configuration of this stack cannot be deployed:"
@@ -236,7 +239,7 @@ def test_every_setting_has_a_row_of_the_table_an_override_and_refused_values_her
     keys = {re.sub(r"_(.)", lambda match: match[1].upper(), name) for name in names}
     assert OVERRIDES.keys() == keys
     assert REFUSED.keys() == keys
-    heading, rule, *rows = settings.table().splitlines()
+    heading, rule, *rows = "\n".join(settings_table._rows()).splitlines()
     assert heading == "| setting | default | accepts | meaning |"
     assert rule == "| --- | --- | --- | --- |"
     assert {re.match(r"\| `(\w+)` \|", row)[1] for row in rows} == keys  # type: ignore[index]
@@ -248,7 +251,7 @@ def test_every_setting_has_a_row_of_the_table_an_override_and_refused_values_her
 @pytest.mark.parametrize(
     "row",
     [
-        "| `maxDispatchesPerSecond` | `50` | a number from 0.001 to 500 | Highest rate of dispatches |",
+        "| `maxDispatchesPerSecond` | `50` | a number from 0.001 to 500 | Highest dispatch rate |",
         "| `maxAttempts` | `5` | a whole number from 1 to 1000 |",
         "| `deletionProtection` | `true` | true or false |",
         "| `retryUntilHandled` | `false` | true or false |",
@@ -260,7 +263,7 @@ def test_every_setting_has_a_row_of_the_table_an_override_and_refused_values_her
     ],
 )
 def test_a_row_of_the_table_says_the_default_and_what_is_accepted(row: str) -> None:
-    assert f"\n{row}" in settings.table()
+    assert f"\n{row}" in "\n".join(settings_table._rows())
 
 
 @pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in REFUSED.items() for text in texts])
@@ -402,7 +405,7 @@ def test_a_stack_that_sets_only_its_project_is_told_of_all_its_secrets() -> None
 
 
 def test_a_stack_that_simulates_effects_needs_no_secret() -> None:
-    simulated = settings.parse(without(*SECRETS, simulateEffects="true"), PROJECT, encrypted)
+    simulated = reading.parse(without(*SECRETS, simulateEffects="true"), PROJECT, encrypted)
     assert dataclasses.asdict(simulated) == DEFAULTS | {
         "effects": {
             "simulate_effects": True,
@@ -435,13 +438,13 @@ def test_a_stack_that_simulates_effects_needs_no_secret() -> None:
 def test_what_is_not_simulated_has_its_ledger_and_its_signature(given: set[str], refused: list[str]) -> None:
     config = without(*SECRETS.keys() - given, simulateEffects="true")
     reasons = {
-        "databaseUrl": " beside smtpUrl or warehouseUrl, or an effect could happen twice",
-        "warehouseSecret": " beside warehouseUrl, or it cannot tell who calls",
+        "databaseUrl": " with smtpUrl or warehouseUrl, or effects could repeat",
+        "warehouseSecret": " with warehouseUrl, or the warehouse could not tell who calls",
     }
     if refused:
         assert findings(config) == [missing(key, reasons[key]) for key in refused]
     else:
-        settings.parse(config, PROJECT, encrypted)
+        reading.parse(config, PROJECT, encrypted)
 
 
 @pytest.mark.parametrize("key", SECRETS)
@@ -450,7 +453,7 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(key: str) -> None:
     plain = {"gcp:project": "shop-project", f"{PROJECT}:{key}": SECRETS[key], f"{PROJECT}:maxAttempts": "9"}
     secrets = {f"{PROJECT}:{other}": text for other, text in SECRETS.items() if other != key}
     with pytest.raises(SettingsError) as refused:
-        evaluate(settings.load, config=plain, secrets=secrets)
+        evaluate(reading.load, config=plain, secrets=secrets)
     assert str(refused.value).split("\n  ")[1:] == [
         f"{PROJECT}:{key} = (secret): must be encrypted; set it: pulumi config set --secret {key}"
     ]
@@ -458,7 +461,7 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(key: str) -> None:
 
 def test_a_secret_in_plain_text_that_is_also_malformed_has_two_findings() -> None:
     with pytest.raises(SettingsError) as refused:
-        settings.parse(
+        reading.parse(
             configuration(warehouseSecret=HIDDEN), PROJECT, lambda full_key: "warehouseSecret" not in full_key
         )
     assert HIDDEN not in str(refused.value)
@@ -477,7 +480,7 @@ def test_a_misspelled_secret_is_not_repeated(full_key: str) -> None:
 @pytest.mark.parametrize("key", ["maxAttempts", "colour"])
 def test_what_was_encrypted_without_need_is_not_repeated(key: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        settings.parse(configuration(**{key: HIDDEN}), PROJECT, lambda full_key: True)
+        reading.parse(configuration(**{key: HIDDEN}), PROJECT, lambda full_key: True)
     assert f"{PROJECT}:{key} = (secret): " in str(refused.value)
     assert HIDDEN not in str(refused.value)
 
@@ -512,7 +515,7 @@ def test_a_missing_or_impossible_project_is_refused(project: str | None) -> None
 
 @pytest.mark.parametrize("project", ["shop-1", "a" * 30, "example.com:shop-project"])
 def test_the_project_is_taken_from_the_provider_s_configuration(project: str) -> None:
-    assert settings.parse(configuration() | {"gcp:project": project}, PROJECT, encrypted).project == project
+    assert reading.parse(configuration() | {"gcp:project": project}, PROJECT, encrypted).project == project
 
 
 @pytest.mark.parametrize(
@@ -532,7 +535,7 @@ def test_a_setting_under_another_project_s_name_is_refused() -> None:
 
 def test_the_configuration_of_providers_and_of_pulumi_is_theirs() -> None:
     theirs = {"gcp:region": "europe-west1", "docker:host": "unix:///run/docker.sock", "pulumi:tags": "{}"}
-    assert settings.parse(configuration() | theirs, PROJECT, encrypted) == parse()
+    assert reading.parse(configuration() | theirs, PROJECT, encrypted) == parse()
 
 
 def test_all_findings_are_reported_at_once() -> None:
@@ -573,7 +576,7 @@ def read(config: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def program() -> None:
-        found.update(settings.raw_configuration())
+        found.update(reading.raw_configuration())
         for full_key, text in found.items():
             namespace, _, key = full_key.partition(":")
             assert pulumi.Config(namespace).get(key) == text
@@ -601,7 +604,7 @@ def load(**keys: str) -> Settings:
     """What a running program loads."""
     loaded: list[Settings] = []
     evaluate(
-        lambda: loaded.append(settings.load()),
+        lambda: loaded.append(reading.load()),
         config={"gcp:project": "shop-project", **{f"{PROJECT}:{key}": text for key, text in keys.items()}},
         secrets={f"{PROJECT}:{key}": text for key, text in SECRETS.items()},
     )
@@ -615,8 +618,8 @@ def test_a_running_program_loads_its_own_stack_s_settings(monkeypatch: pytest.Mo
 
 
 WARNING = (
-    "retryUntilHandled is not set: Cloud Tasks deletes a task whose attempts were used up before they reached the "
-    "handler; set it to true where no order may be lost, or to false to accept that"
+    "retryUntilHandled is not set: Cloud Tasks deletes a task whose attempts fail before they reach the handler. "
+    "Set it to true if no order may be lost, or to false to accept that"
 )
 
 

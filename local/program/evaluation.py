@@ -25,7 +25,7 @@ from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import SETTINGS, get_root_resource
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
-from local.program.servers import made
+from local.program.servers import computed
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "cloud-run-tasks"
@@ -225,7 +225,7 @@ class _Servers(mocks.Mocks):
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         if self._preview:
             return None, args.inputs
-        id_, added = made(args.typ, args.name, args.inputs, self._service_url)
+        id_, added = computed(args.typ, args.name, args.inputs, self._service_url)
         return id_, {**args.inputs, **added}
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def made(token: str, name: str, given: Mapping[str, Any], service_url: str) -> tuple[str, dict[str, str]]:
+def computed(token: str, name: str, given: Mapping[str, Any], service_url: str) -> tuple[str, dict[str, str]]:
     """The id of a resource of type `token`, and the outputs that are not among its inputs."""
     match token:
         case "gcp:cloudtasks/queue:Queue":

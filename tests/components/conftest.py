@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 from pulumi.output import Unknown
 
-from components.apis import Apis, Place
+from components.apis import Apis, ProjectArgs
 from local.program import Resource, evaluate
 
 
@@ -24,7 +24,7 @@ class _Unknown:
         return "UNKNOWN"
 
 
-def place(*apis: str) -> Place:
+def place(*apis: str) -> ProjectArgs:
     """A place in which these APIs are enabled and no other can be waited for."""
     return {"apis": Apis("apis", "shop-project", apis), "project": "shop-project", "location": "europe-west1"}
 

@@ -1,8 +1,8 @@
-"""What a month costs on paper: orders a day -> billed quantities -> US dollars.
+"""What a month costs, calculated: orders a day -> billed quantities -> US dollars.
 
-`python -m bench.cost ORDERS_A_DAY...` prints a column for each; without a number, the table of docs/cost.md. Owns the
-price list, the assumptions and the formula. Leaves out what depends on the shop: database, mail, warehouse, network to
-the outside, secrets, alerts; and every discount but the free tier, which is a billing account's and not a project's.
+`python -m docs.pages.cost ORDERS_A_DAY...` prints a column for each number; without one, the table of docs/cost.md.
+Contains the price list, the assumptions and the formula. Leaves out what depends on the shop (database, mail,
+warehouse, outgoing network, secrets, alerts) and every discount except the free tier.
 """
 
 import math
@@ -11,28 +11,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PRICES_OF = "2025"
-"""The year of the list prices, for Cloud Run those of us-central1 and billed by request."""
+"""Year of the list prices. Cloud Run: us-central1, billed per request."""
 
 MILLION, GIBI, DAY = 10**6, 2**30, 24 * 3600
 MONTH_DAYS = 30
 TASKS_AN_ORDER = 3
 QUEUE_LIMIT = 500
-"""Dispatches a second, of one queue."""
+"""Highest dispatch rate of one queue, per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
     dollars: float
-    """Of one unit beyond the free ones."""
+    """Price of one unit beyond the free units."""
     free: float
-    """Units a month."""
+    """Free units a month."""
 
     def of(self, units: float) -> float:
         return max(0.0, units - self.free) * self.dollars
 
 
 OPERATION = Price(0.40 / MILLION, 1 * MILLION)
-"""Cloud Tasks: an API call or an attempt, for each 32 KiB of the task. Up to 5 billion a month; then by contract."""
+"""Cloud Tasks: an API call or an attempt, per 32 KiB of the task. Up to 5 billion a month; more needs a contract."""
 REQUEST = Price(0.40 / MILLION, 2 * MILLION)
 CPU_SECOND = Price(0.000024, 180_000)
 GIBIBYTE_SECOND = Price(0.0000025, 360_000)
@@ -43,35 +43,35 @@ IMAGE_GIGABYTE = Price(0.10, 0.5)
 @dataclass(frozen=True, slots=True)
 class Assumptions:
     attempts: float = 1.01
-    """Of a task: one in a hundred is tried twice."""
+    """Attempts per task: one task in a hundred needs a second attempt."""
     task_bytes: int = 1024
     seconds: float = 0.2
-    """Of an attempt: a mail or a call to the warehouse."""
+    """Duration of an attempt: a mail or a call to the warehouse."""
     cpus: float = 1
     memory_gibibytes: float = 0.5
     concurrency: int = 20
-    """Requests that one instance takes; Cloud Run adds another at 60 % of that."""
+    """Requests per instance at once; Cloud Run starts another instance at 60 % of that."""
     log_bytes: int = 1024
-    """Of one entry as it is billed, with the resource's labels."""
+    """Billed size of one log entry, with the resource's labels."""
     log_ratio: float = 1
-    """The setting attemptLogRatio."""
+    """Setting attemptLogRatio."""
     images: int = 10
-    """That are kept, as if no two shared a layer."""
+    """Images kept, counted as if they shared no layer."""
     image_gigabytes: float = 0.1
     peak: float = 3
-    """Tasks in the busiest second, times those in an average one."""
+    """Tasks in the busiest second, divided by those in an average second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """Tasks that are spread evenly, which is dearest: requests at one time share an instance."""
+    """A month of evenly spread tasks. Bursts cost less, because their requests share instances."""
 
     tasks: float
-    given: Assumptions = Assumptions()
+    assumptions: Assumptions = Assumptions()
 
     @property
     def attempts(self) -> float:
-        return self.tasks * self.given.attempts
+        return self.tasks * self.assumptions.attempts
 
     @property
     def rate(self) -> float:
@@ -80,17 +80,17 @@ class Month:
 
     @property
     def operations(self) -> float:
-        return (self.tasks + self.attempts) * math.ceil(self.given.task_bytes / (32 * 1024))
+        return (self.tasks + self.attempts) * math.ceil(self.assumptions.task_bytes / (32 * 1024))
 
     @property
     def instances(self) -> float:
-        """Busy on average: while there is any request, or as many as all requests at one time need.
+        """Average number of busy instances.
 
-        Time is billed in steps of 0.1 s. Requests arrive independently: with n of them under way on average, none is
-        for exp(-n) of the time.
+        Time is billed in steps of 0.1 s. Requests arrive independently: if n are in progress on average, none is in
+        progress for a share exp(-n) of the time.
         """
-        under_way = self.rate * math.ceil(self.given.seconds * 10) / 10
-        return max(1 - math.exp(-under_way), under_way / (0.6 * self.given.concurrency))
+        under_way = self.rate * math.ceil(self.assumptions.seconds * 10) / 10
+        return max(1 - math.exp(-under_way), under_way / (0.6 * self.assumptions.concurrency))
 
     @property
     def instance_seconds(self) -> float:
@@ -98,29 +98,35 @@ class Month:
 
     @property
     def log_gibibytes(self) -> float:
-        """An attempt: the handler's line and Cloud Run's own; Cloud Tasks logs dispatch, answer, and each creation."""
-        entries = 2 * self.attempts + self.given.log_ratio * (self.tasks + 2 * self.attempts)
-        return entries * self.given.log_bytes / GIBI
+        """Entries per attempt: handler 1, Cloud Run 1, Cloud Tasks 2; per creation, Cloud Tasks 1."""
+        entries = 2 * self.attempts + self.assumptions.log_ratio * (self.tasks + 2 * self.attempts)
+        return entries * self.assumptions.log_bytes / GIBI
 
     def dollars(self) -> dict[str, float]:
         seconds = self.instance_seconds
-        compute = CPU_SECOND.of(seconds * self.given.cpus) + GIBIBYTE_SECOND.of(seconds * self.given.memory_gibibytes)
+        compute = CPU_SECOND.of(seconds * self.assumptions.cpus) + GIBIBYTE_SECOND.of(
+            seconds * self.assumptions.memory_gibibytes
+        )
         return {
             "Cloud Tasks": OPERATION.of(self.operations),
             "Cloud Run, requests": REQUEST.of(self.attempts),
             "Cloud Run, time": compute,
             "Logging": LOG_GIBIBYTE.of(self.log_gibibytes),
-            "Artifact Registry": IMAGE_GIGABYTE.of(self.given.images * self.given.image_gigabytes),
+            "Artifact Registry": IMAGE_GIGABYTE.of(self.assumptions.images * self.assumptions.image_gigabytes),
         }
 
     @property
     def queues(self) -> int:
-        """That the busiest second takes without anything waiting."""
-        return max(1, math.ceil(self.rate * self.given.peak / QUEUE_LIMIT))
+        """Queues needed so that no task waits in the busiest second."""
+        return max(1, math.ceil(self.rate * self.assumptions.peak / QUEUE_LIMIT))
+
+
+EXAMPLES = [Month(10**3), Month(10**6), Month(10**9)]
+"""The columns of docs/cost.md."""
 
 
 def table(months: Sequence[Month]) -> str:
-    """In Markdown, a column a month."""
+    """A Markdown table with a column per month."""
     dollars = [month.dollars() for month in months]
     rows = {
         "tasks a month": [f"{month.tasks:,.0f}" for month in months],
@@ -145,15 +151,18 @@ def table(months: Sequence[Month]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        tasks = [int(argument) * MONTH_DAYS * TASKS_AN_ORDER for argument in arguments] or [10**3, 10**6, 10**9]
+        months = [Month(_positive(argument) * MONTH_DAYS * TASKS_AN_ORDER) for argument in arguments] or EXAMPLES
     except ValueError as error:
-        sys.stderr.write(f"{error}: pass orders a day as a whole number, such as 10000\n")
+        sys.stderr.write(f"{error}: pass orders a day as a positive whole number, such as 10000\n")
         return 2
-    if min(tasks) < 1:
-        sys.stderr.write("No orders cost nothing: pass orders a day as a whole number, such as 10000\n")
-        return 2
-    sys.stdout.write(f"{table([Month(each) for each in tasks])}\n")
+    sys.stdout.write(f"{table(months)}\n")
     return 0
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(f"{text!r} is not positive")
+    return int(text)
 
 
 if __name__ == "__main__":

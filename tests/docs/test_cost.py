@@ -1,19 +1,16 @@
-import re
 from dataclasses import replace
 
 import pytest
 
-from bench.cost import Assumptions, Month, main, table
-from bench.rows import ROOT
+from docs.pages.cost import Assumptions, Month, main, table
+from local.program import ROOT
 
-PAGE = ROOT / "docs" / "cost.md"
 ONCE = Assumptions(attempts=1)
 
 
-def test_the_page_shows_what_the_calculator_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    [shown] = re.findall(r"<!-- cost: .*? -->\n(.*?)\n<!-- end of cost -->", PAGE.read_text(), re.DOTALL)
+def test_without_a_number_it_prints_the_table_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert capsys.readouterr().out == f"{shown}\n"
+    assert capsys.readouterr().out in (ROOT / "docs" / "cost.md").read_text()
 
 
 # By hand: what a month of these tasks costs, item by item.
