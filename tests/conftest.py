@@ -93,7 +93,7 @@ def image() -> str:
     """The id of the handler's image, built on this machine."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "ps"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no Docker daemon answers: start one, or `. .ci/docker.sh` in a shell of root")
+        pytest.skip("no Docker daemon answers: install Docker and start it")
     built = subprocess.run(
         [docker, "build", "--quiet", ROOT / "handler"],
         env={**os.environ, "DOCKER_BUILDKIT": "1"},

@@ -34,7 +34,7 @@ def cloud() -> Cloud:
 @pytest.fixture(autouse=True)
 def _engine() -> None:
     if not shutil.which("pulumi"):
-        pytest.skip("no pulumi on the path: .ci/run builds one; or see https://www.pulumi.com/docs/install/")
+        pytest.skip("no pulumi on the path: install the Pulumi CLI, https://www.pulumi.com/docs/install/")
 
 
 @pytest.fixture

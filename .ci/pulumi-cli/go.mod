@@ -1,4 +1,4 @@
-// Pulumi's engine, which the tests run and .ci/run builds.
+// The Pulumi CLI, which .ci/run builds where it cannot be downloaded.
 module engine
 
 go 1.26.6
