@@ -19,8 +19,9 @@ test: setup ## check format, lint, types and workflows, and run every test
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo --no-cache
-	@.venv/bin/zizmor --offline --quiet .github/workflows
+	@.venv/bin/zizmor --offline --quiet .github
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@.venv/bin/pytest -n auto --dist loadfile
 
 bench: setup ## measure speed and size, and write bench/RESULTS.md

@@ -1,12 +1,14 @@
-"""The local cloud against what a queue declares: exact rates, low latency, depth, memory, start.
+"""The local cloud against what a queue declares: rate, latency, depth, memory and start.
 
-Rates of 5, 50 and 500/s: a queue with a backlog sends to a real handler through the front door; the moments are those
-at which the queue lets a task go, after its burst and over at least 100 dispatches. The latency is from the moment at
-which the queue may send a task to the one at which its request is made. Depth: 100,000 tasks wait for tomorrow while
-others are created over gRPC (by a client with 64 calls under way that does nothing else) and dispatched; the dispatch
-without its HTTP request is compared with that of an empty queue, in turn. Start: `python -m local up` until its line
-of addresses. Unfair would be: a handler that answers without reading, effects that wait (they are simulated), tasks
-that are due at once beside the waiting ones, bytecode that is not yet written.
+Rate and latency: a queue of 5, 50 or 500/s with a backlog sends to a real handler through the front door. At least 100
+dispatches after the first burst are timed. The latency of a dispatch runs from the time at which the queue may start it
+to the time at which its request is made.
+Depth: 100,000 tasks wait for tomorrow. Meanwhile a client with 64 calls in flight creates other tasks over gRPC, and
+tasks are dispatched without their HTTP requests, in turn with an empty queue. CreateTask shall create tasks four times
+as fast as a queue can dispatch them, 500/s.
+Start: from `python -m local up` to its line of addresses.
+Threats to validity: a handler that answers without reading the request; effects that wait (they are simulated); tasks
+due now among the waiting ones; bytecode that is not yet compiled.
 """
 
 import asyncio
@@ -47,7 +49,7 @@ from local.identity import Identity, new_key
 TOOLS: Sequence[Tool] = ()
 
 RATES = {5: 100, 50: 200, 500: 1000}
-"""Dispatches to measure, after the burst, by dispatches a second."""
+"""Dispatches a second -> number of dispatches to measure after the burst."""
 WAITING, CREATED, DISPATCHED = 100_000, 6000, 5000
 AT_ONCE, BATCH = 64, 100
 
@@ -77,8 +79,8 @@ def main() -> Iterator[Row]:
     with _served() as (port, pid):
         one_by_one = [asyncio.run(_create(port, 1)) for _ in range(RUNS)]
         batches = [asyncio.run(_create(port, BATCH)) for _ in range(RUNS)]
-        yield Row(f"CreateTask beside {WAITING:,} waiting tasks", "tasks/s", "≥", 3000, one_by_one)
-        yield Row(f"BatchCreateTasks of {BATCH} beside {WAITING:,}", "tasks/s", "≥", 3000, batches)
+        yield Row(f"CreateTask beside {WAITING:,} waiting tasks", "tasks/s", "≥", 2000, one_by_one)
+        yield Row(f"BatchCreateTasks of {BATCH} beside {WAITING:,}", "tasks/s", "≥", 10_000, batches)
         yield Row(f"memory with {WAITING:,} waiting tasks and these", "MiB", "≤", 250, [_memory(pid)])
     with _queue(WAITING) as deep, _queue(0) as empty:
         ours, theirs = in_turn(lambda: _time_dispatches(deep), lambda: _time_dispatches(empty))
@@ -87,7 +89,7 @@ def main() -> Iterator[Row]:
 
 
 class _Clock:
-    """Real time, and what it was when it was last asked first."""
+    """Real time; remembers its first reading since `first` was cleared."""
 
     def __init__(self) -> None:
         self.first: float | None = None
@@ -99,7 +101,7 @@ class _Clock:
 
 
 class _Tasks(CloudTasks):
-    """Notes when the queue lets each task go, and since when it could."""
+    """Records when each dispatch starts, and when it was due."""
 
     def __init__(self, store: Store, listener: Listener) -> None:
         self.clock = _Clock()
@@ -126,7 +128,7 @@ class _Tasks(CloudTasks):
 
 
 class _Dispatcher(Dispatcher):
-    """Notes how long after it was due each request is made."""
+    """Records how long after its due time each request is made."""
 
     def __init__(self, identity: Identity, faults: Faults) -> None:
         super().__init__(identity, time.time, faults, lambda: None)
@@ -139,7 +141,7 @@ class _Dispatcher(Dispatcher):
 
 
 async def _dispatch(rate: int, count: int) -> tuple[list[float], list[float]]:
-    """When each task was let go, burst included, and how long after it was due each request was made."""
+    """Returns when each dispatch started, and how long after its due time its request was made; burst included."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         store = stack.enter_context(contextlib.closing(Store(folder / "state.sqlite")))
@@ -182,7 +184,7 @@ def _achieved(moments: Sequence[float], rate: int) -> float:
 
 
 def _most_above(moments: Sequence[float], rate: int) -> int:
-    """By how many whole dispatches the fullest window exceeds burst + rate x its seconds; 0 where none does."""
+    """Returns by how many dispatches the fullest window exceeds burst + rate x t; 0 if no window does."""
     lowest, most = float("inf"), 0
     for count, moment in enumerate(moments):
         level = count - rate * (moment - moments[0])
@@ -192,7 +194,7 @@ def _most_above(moments: Sequence[float], rate: int) -> int:
 
 
 def _task(task_id: str, url: str = "http://127.0.0.1:1", due: float = 0) -> Message:
-    """The request for a task as the producer makes it; due at once or at a time."""
+    """Returns a CreateTask request such as the producer's, due at this time."""
     http = {
         "url": f"{url}/process-order",
         "headers": {"Content-Type": "application/json"},
@@ -204,7 +206,7 @@ def _task(task_id: str, url: str = "http://127.0.0.1:1", due: float = 0) -> Mess
 
 
 def _fill(tasks: CloudTasks, waiting: int) -> None:
-    """Have so many tasks that are due tomorrow."""
+    """Creates this many tasks that are due tomorrow."""
     for start in range(0, waiting, 1000):
         numbers = range(start, min(start + 1000, waiting))
         requests = [_task(f"w{number}", due=_tomorrow()) for number in numbers]
@@ -212,7 +214,7 @@ def _fill(tasks: CloudTasks, waiting: int) -> None:
 
 
 def _serve(folder: str, ready: Any) -> None:  # noqa: ANN401 - a connection
-    """The service with many waiting tasks, in a process of its own, until it is ended."""
+    """Serves Cloud Tasks with WAITING tasks until the process is killed."""
 
     async def serve() -> None:
         store = Store(Path(folder) / "state.sqlite")
@@ -231,7 +233,7 @@ def _serve(folder: str, ready: Any) -> None:  # noqa: ANN401 - a connection
 
 @contextlib.contextmanager
 def _served() -> Iterator[tuple[int, int]]:
-    """Port and process id of a service with many waiting tasks."""
+    """Yields the port and process id of a service with WAITING tasks."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     with tempfile.TemporaryDirectory() as folder:
@@ -246,7 +248,7 @@ def _served() -> Iterator[tuple[int, int]]:
 
 
 async def _create(port: int, batch: int) -> float:
-    """Tasks created a second, with so many in a call."""
+    """Returns tasks created a second, with this many in one call."""
     tasks = [_task(f"{time.time_ns()}-{number}", due=_tomorrow()) for number in range(CREATED)]
     if batch == 1:
         name, calls = "CreateTask", [task.SerializeToString() for task in tasks]
@@ -270,7 +272,7 @@ async def _create(port: int, batch: int) -> float:
 
 @contextlib.contextmanager
 def _queue(waiting: int) -> Iterator[CloudTasks]:
-    """A queue in this process, with so many tasks that are due tomorrow."""
+    """Yields a queue in this process with this many tasks that are due tomorrow."""
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Store(Path(folder) / "state.sqlite")) as store:
         tasks = CloudTasks(store, _later(), lambda *_: True)
         tasks.queues.declare(QueueMessage(name=QUEUE), ())
@@ -279,12 +281,12 @@ def _queue(waiting: int) -> Iterator[CloudTasks]:
 
 
 def _later() -> Callable[[], float]:
-    """A clock on which a hundredth of a second passes at each reading, so that no rate holds anything up."""
+    """Returns a clock that advances 10 ms at each reading, so that no rate limit delays a dispatch."""
     return itertools.count(time.time(), 0.01).__next__
 
 
 def _time_dispatches(tasks: CloudTasks) -> float:
-    """Microseconds to let a task go and to take its answer."""
+    """Returns the microseconds that one dispatch and its answer take."""
     for number in range(DISPATCHED):
         tasks.create_task(_task(f"{time.time_ns()}-{number}"))
     start, left = time.perf_counter(), DISPATCHED
@@ -296,7 +298,7 @@ def _time_dispatches(tasks: CloudTasks) -> float:
 
 
 def _time_start() -> float:
-    """Seconds until a new local cloud prints its addresses."""
+    """Returns the seconds until a new local cloud prints its addresses."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "local", "up", "--json"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -312,7 +314,7 @@ def _tomorrow() -> float:
 
 
 def _memory(pid: int) -> float:
-    """Resident, in MiB."""
+    """Returns the process's resident memory in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

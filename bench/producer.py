@@ -1,15 +1,13 @@
-"""The producer against the tutorial's loop: `client.create_task` for one task after the other.
+"""The producer against the tutorial's loop, which calls `client.create_task` for one task after the other.
 
-What: orders a second of the bulk path (`AsyncOrderTasks.send_orders`), and the time of `process_new_order`, which
-creates three tasks, against that of one call; both sides send the same order through the same official client.
-How: one server for all, a process of its own on gRPC, which takes the real messages and answers each call after 20 ms,
-as a service in the same region may. Channels are open and warm before the clock starts.
-Without BatchCreateTasks: with it a client on this machine sends 7 times as many orders again, if each operation is done
-when it is answered. But bulk as it is fills a queue four times as fast as the queue may empty, 500 tasks a second, at
-the same price a task; and operations that are waited for, failures told apart by place, and a second way for servers
-without the call are more code than all of bulk.
-Unfair would be: a server that is slow by itself, since then all wait for it alike; a latency below a millisecond, which
-nobody has and which hides what waiting in turn costs; fewer orders than are in flight at once.
+What: orders a second of `AsyncOrderTasks.send_orders`, and the time of `process_new_order`, which creates three tasks,
+against the time of one call. Both sides send the same order through the same official client.
+How: one gRPC server in its own process takes the real messages and answers each call after 20 ms, as a service in the
+same region may. Channels are open and warm before the clock starts.
+BatchCreateTasks is not used. It sends 7 times as many orders here, but one call a task already fills a queue four times
+as fast as the queue may dispatch, at the same price a task.
+Threats to validity: a server that is the bottleneck; a latency below a millisecond, which hides the cost of waiting for
+each call in turn; fewer orders than calls in flight.
 """
 
 import asyncio
@@ -35,7 +33,7 @@ LATENCY_SECONDS = 0.02
 BULK = 1000
 """Orders."""
 LOOP = 10
-"""Orders; the rate of a loop does not depend on how many."""
+"""Orders; the loop's rate does not depend on their number."""
 CALLS = 30
 
 QUEUE = "projects/shop/locations/us-central1/queues/cloud-run-tasks"
@@ -78,7 +76,7 @@ def _loop(client: CloudTasksClient) -> float:
 
 
 def _create(client: CloudTasksClient, order_id: str, action: str) -> None:
-    """As the tutorial does."""
+    """Creates a task as the tutorial does."""
     message = {"orderId": order_id, "action": action, "customerEmail": "ada@example.com"}
     client.create_task(
         parent=QUEUE,
@@ -95,7 +93,7 @@ def _create(client: CloudTasksClient, order_id: str, action: str) -> None:
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
-    """The median of some calls."""
+    """Returns the median duration of CALLS calls."""
     times = []
     for _ in range(CALLS):
         begin = time.perf_counter()
@@ -106,7 +104,7 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 @contextmanager
 def _server() -> Iterator[str]:
-    """The address of a server that takes its time, and nothing else."""
+    """Runs a server that answers after LATENCY_SECONDS, and yields its address."""
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=_serve, args=(theirs,), daemon=True)

@@ -1,10 +1,10 @@
-"""The program's own time: imports, settings and declaring, without engine and providers.
+"""The time that the program's own code takes: settings and declaring, without engine and providers.
 
-Ours is `__main__.py` as the dev stack; theirs is a program that imports pulumi and pulumi_gcp and declares one queue,
-and, in the second row, one that imports each provider module that ours uses as well: what is left is our own code.
-Each runs in a new process under the same mocks; counted is processor time, from the first import to the last declared
-resource. Unfair would be a first start, which compiles tens of megabytes of generated code: one run of each is thrown
-away. So would a queue that is never declared, since pulumi_gcp loads a module only when it is used.
+What: processor time from the first import to the last declared resource, of `__main__.py` as the dev stack, and of a
+program that imports the same provider modules and declares one queue. The difference is our own code.
+How: each run is a new process under the same mocks. The first run of each side is discarded.
+Threats to validity: a first start, which compiles tens of megabytes of generated code; an import that the other side
+skips, since pulumi_gcp loads a module only when it is used.
 """
 
 import os
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from bench.rows import ROOT, Row, Tool, show
+from bench.rows import ROOT, Row, Tool, in_turn, show
 
 TOOLS: Sequence[Tool] = ()
 RUNS = 11
@@ -38,15 +38,12 @@ print(*sorted(loaded), "pulumi_docker")
 
 def main() -> Iterator[Row]:
     _, modules = run("program")
-    sides = (["program"], ["queue"], ["queue", *modules])
-    rounds = [[run(*side)[0] for side in sides] for _ in range(RUNS + 1)][1:]
-    ours, queue, imports = zip(*rounds, strict=True)
-    yield Row("program, against one queue", "s", "≤", 1.3, ours, queue)
-    yield Row("program, against one queue and the same imports", "s", "≤", 1.3, ours, imports)
+    ours, theirs = in_turn(lambda: run("program")[0], lambda: run("queue", *modules)[0], RUNS + 1)
+    yield Row("program, against one queue and the same imports", "s", "≤", 1.3, ours[1:], theirs[1:])
 
 
 def run(*arguments: str) -> tuple[float, list[str]]:
-    """Seconds that a child took, and the provider modules that it loaded."""
+    """Runs CHILD; returns its processor seconds and the provider modules that it loaded."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", CHILD, *arguments]
     output = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout

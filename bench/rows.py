@@ -1,7 +1,8 @@
-"""What a benchmark yields, the table it becomes, and the tools that it may miss.
+"""The rows that a benchmark yields, the table they become, and the tools that a benchmark runs.
 
-Owns the verdict: the median over the runs of our figure divided by the other side's of the same run, or of our figure
-alone where there is no other side. A ratio of two neighbours in time stands, whatever else the machine is at.
+A row compares the median over the runs with a target: of the ratio of our figure to the other side's in the same run,
+or of our figure alone if there is no other side. Both figures of a ratio are measured within seconds of each other, so
+other load on the machine affects both.
 """
 
 import re
@@ -15,7 +16,7 @@ from typing import Literal, TypeVar
 
 ROOT = Path(__file__).parents[1]
 RUNS = 5
-"""Of each side, in turn."""
+"""Runs of each side, in turn."""
 
 _HEADINGS = ("what", "ours", "theirs", "ratio, median [min, max]", "target", "met")
 
@@ -31,7 +32,7 @@ class Row:
     ours: Sequence[float]
     """One figure a run."""
     theirs: Sequence[float] | None = None
-    """Of the same runs; None: the limit is one of our own figure."""
+    """The other side's figures of the same runs. If None, the target is for our figure alone."""
 
     @property
     def judged(self) -> Sequence[float]:
@@ -44,14 +45,17 @@ class Row:
         found = median(self.judged)
         return found >= self.limit if self.bound == "≥" else found <= self.limit
 
+    @property
+    def target(self) -> str:
+        return f"{self.bound} {figure(self.limit)} {self.unit if self.theirs is None else 'x'}".rstrip()
+
     def cells(self) -> tuple[str, ...]:
         unit = f" {self.unit}".rstrip()
-        target = f"{self.bound} {figure(self.limit)}"
         met = "yes" if self.met else "**no**"
         if self.theirs is None:
-            return (self.name, f"{spread(self.ours)}{unit}", "", "", f"{target}{unit}", met)
+            return (self.name, f"{spread(self.ours)}{unit}", "", "", self.target, met)
         ours, theirs = (f"{figure(median(side))}{unit}" for side in (self.ours, self.theirs))
-        return (self.name, ours, theirs, spread(self.judged), f"{target} x", met)
+        return (self.name, ours, theirs, spread(self.judged), self.target, met)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +64,19 @@ class Tool:
 
     name: str
     version: Sequence[str]
-    """The command that prints it, first of all numbers with dots."""
+    """The command that prints the version as its first number with dots."""
     remedy: str
-    """The command that installs it."""
+    """How to install it."""
 
 
 class MissingToolError(Exception):
-    """A tool is not there; the message says how to get it."""
+    """A tool cannot be run; the message says how to install it."""
 
 
 def version(tool: Tool) -> str:
-    """What the tool says of itself. Raises MissingToolError."""
+    """Returns the tool's version. Raises MissingToolError if the tool does not print one."""
     try:
-        # wrk tells its version and fails
+        # wrk prints its version and exits with 1
         ended = subprocess.run(tool.version, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     except OSError:
         ended = None
@@ -83,13 +87,13 @@ def version(tool: Tool) -> str:
 
 
 def in_turn(ours: Callable[[], _T], theirs: Callable[[], _T], runs: int = RUNS) -> tuple[list[_T], list[_T]]:
-    """What both sides gave, run by run: A B A B, so that what drifts on the machine meets both."""
+    """Returns the results of both sides, measured in turn (A B A B), so that a drift of the machine affects both."""
     pairs = [(ours(), theirs()) for _ in range(runs)]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def table(rows: Iterable[Row]) -> str:
-    """In Markdown."""
+    """Returns the rows as a Markdown table."""
     lines = [_HEADINGS, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
@@ -99,13 +103,20 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def show(rows: Iterable[Row]) -> None:
-    """Prints the table of one benchmark; exits with 1 unless each target is met."""
+    """Prints the table of one benchmark and the targets that it misses."""
     try:
         measured = list(rows)
     except MissingToolError as error:
         sys.exit(str(error))
-    sys.stdout.write(f"{table(measured)}\n")
-    sys.exit(not all(row.met for row in measured))
+    sys.stdout.write(f"{table(measured)}\n\n{verdict(measured)}\n")
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Returns how many targets are met, and a line for each target that is missed."""
+    missed = [row for row in rows if not row.met]
+    lines = [f"{len(rows) - len(missed)} of {len(rows)} targets are met."]
+    lines += [f"- Missed: {row.name}: {spread(row.judged)}, target {row.target}." for row in missed]
+    return "\n".join(lines)
 
 
 def figure(number: float) -> str:

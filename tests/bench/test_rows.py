@@ -1,8 +1,14 @@
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from bench import __main__ as bench
 from bench.rows import MissingToolError, Row, Tool, in_turn, table, version
+
+MET, MISSED = Row("start", "s", "≤", 2, [1]), Row("throughput", "orders/s", "≥", 2, [300], [200])
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,34 @@ def test_a_tool_tells_its_version_or_how_to_get_it() -> None:
     assert version(Tool("Python", [sys.executable, "--version"], "")) == sys.version.split()[0]
     with pytest.raises(MissingToolError, match="wrench is missing: apt-get install wrench"):
         version(Tool("wrench", ["wrench-that-is-nowhere", "-v"], "apt-get install wrench"))
+
+
+def _no_rows() -> Iterator[Row]:
+    raise MissingToolError("wrench is missing: apt-get install wrench")
+    yield MET
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "printed"),
+    [
+        (lambda: [MET, MISSED], 0, ["1 of 2 targets are met.", "- Missed: throughput: 1.5 [1.5, 1.5], target ≥ 2 x."]),
+        (_no_rows, 1, ["Not measured: fake. wrench is missing: apt-get install wrench"]),
+    ],
+)
+def test_a_miss_is_told_and_only_what_was_not_measured_fails(
+    main: object,
+    code: int,
+    printed: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = ModuleType("bench.fake")
+    vars(module).update(TOOLS=(), main=main)
+    monkeypatch.setitem(sys.modules, "bench.fake", module)
+    monkeypatch.setattr(bench, "BENCHMARKS", ("fake",))
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "RESULTS.md")
+    assert bench.main() == code
+    text = capsys.readouterr().out
+    assert set(printed) <= set(text.splitlines())
+    assert (tmp_path / "RESULTS.md").read_text() == text

@@ -82,7 +82,7 @@ def test_an_image_that_cannot_be_built_with_the_declared_arguments_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ContainerError, match="cannot be built; the lines above say why"):
-        Containers.built({**BUILD, "args": {"PYTHON_IMAGE": "no image"}}, ROOT, "task-handler", tmp_path)
+        Containers.built({**BUILD, "args": {"BUILDKIT_SYNTAX": "no image"}}, ROOT, "task-handler", tmp_path)
     assert "no image" in capfd.readouterr().err
 
 
