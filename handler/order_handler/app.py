@@ -1,24 +1,50 @@
-"""The HTTP edge: request -> delivery and body -> attempt; its end -> response and one log line.
+"""The HTTP edge, an ASGI application: request -> delivery and body -> attempt -> response and one log line.
 
-Owns what Cloud Tasks gets to see: 200 done or safely stored, 400 never, 500 not yet. Refuses to tell a caller what went
-wrong inside: the log has it.
+Owns what Cloud Tasks gets to see: 200 done or safely stored, 500 not yet, never 400. The caller hears no inner detail
+of a failure; the log has it.
 """
 
 import asyncio
+import importlib
 import logging
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from typing import Any, NamedTuple, Self, TypeVar
 
 import orjson
 
-from order_handler import logs, server
+from order_handler import logs
 from order_handler.attempt import Attempt, Attempts, End
-from order_handler.dead_letters import DeadLetters
+from order_handler.dead_letters import Api, DeadLetters
 from order_handler.delivery import Delivery
 from order_handler.effects import Effects
 from order_handler.environment import Environment
-from order_handler.orders import Order
-from order_handler.server import Request, Response
+
+MAX_BODY = 2**20
+"""Bytes. A task, its body included, is limited to 1 MiB."""
+BODY_SECONDS = 30.0
+"""For a body to arrive: Cloud Run's front end sends on what it has received."""
+_CANCEL_SECONDS = 1.0
+"""For cancelled orders to end, after the grace."""
+
+_T = TypeVar("_T")
+_Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[_Message]]
+Send = Callable[[_Message], Awaitable[None]]
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class TooLargeError(Exception):
+    """The body is over MAX_BODY."""
+
+
+class IncompleteError(Exception):
+    """The caller left, or stalled, before its request was complete."""
 
 
 class App:
@@ -27,92 +53,166 @@ class App:
         self._effects = effects
         self._dead_letters = dead_letters
         self._attempts = Attempts(environment.max_attempts, effects, dead_letters)
+        self._running: set[asyncio.Task[Any]] = set()
+        """Orders, whose callers may have left, and the preparation of the effects."""
+        self._requests: set[asyncio.Task[Any] | None] = set()
+        """Requests that wait for their orders."""
 
     @classmethod
     def configured(cls, environment: Environment) -> Self:
         """ValueError if the environment's DATABASE_URL is malformed."""
-        dead_letters = DeadLetters(environment.dead_letter_queue, environment.timeout, environment.emulator_host)
+
+        async def open_api() -> Api:
+            # In a thread: the official client takes a second to load, and other orders are running.
+            await asyncio.to_thread(importlib.import_module, "order_handler.cloud_tasks")
+            from order_handler.cloud_tasks import CloudTasks
+
+            return await CloudTasks.open(environment.emulator_host)
+
+        dead_letters = DeadLetters(environment.dead_letter_queue, environment.timeout, open_api)
         return cls(environment, Effects.configured(environment), dead_letters)
 
-    async def serve(self) -> None:
-        """Until SIGTERM. OSError if the port is taken."""
-        # Beside the first requests: a database that is down must not keep the port closed.
-        preparing = asyncio.create_task(self._effects.prepare())
-        await server.serve(self.respond, self._environment.host, self._environment.port)
-        await preparing
+    def start(self) -> None:
+        """Prepares the effects beside the first requests: a database that is down must not keep the port closed."""
+        self._track(self._effects.prepare())
+
+    async def close(self) -> None:
+        """Cancels the orders that outlasted the grace, and closes what is open."""
+        for task in self._running:
+            task.cancel()
+        ending = [task for task in (*self._running, *self._requests) if task]
+        if ending:
+            await asyncio.wait(ending, timeout=_CANCEL_SECONDS)
         await self._effects.close()
         await self._dead_letters.close()
 
-    async def respond(self, request: Request) -> Response:
-        match request.path, request.method:
-            case "/process-order", "POST":
-                return await self._process_order(request)
-            case "/", "GET" | "HEAD":
-                return Response(200, b"Task handler is running", "text/plain; charset=utf-8")
-            case "/process-order", _:
-                return self._refuse(request, 405, "Method not allowed", "POST")
-            case "/", _:
-                return self._refuse(request, 405, "Method not allowed", "GET, HEAD")
-            case _:
-                return self._refuse(request, 404, "Not found")
-
-    async def _process_order(self, request: Request) -> Response:
-        delivery = Delivery.read(request.headers)
-
-        def warn_of_last(order: Order | None) -> None:
-            # Alerting watches this field.
-            self._log(logging.WARNING, "Last attempt", request, delivery, order, {"lastAttempt": True})
-
-        if request.body is None:
-            # No task is so large: what claims to deliver it cannot be kept.
-            end, level = (End.FAILED, logging.ERROR) if delivery else (End.REFUSED, logging.WARNING)
-            return self._answer(Attempt(end, "Body is over 1 MiB", level, permanent=True), request, delivery)
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            made = await self._attempts.make(delivery, request.body, warn_of_last)
-        # Cancelled: the graceful end is over, and another instance has to try again.
-        except (Exception, asyncio.CancelledError) as error:
-            level = logging.WARNING if self._attempts.retried(delivery) else logging.ERROR
-            made = Attempt(End.FAILED, repr(error), level, failure=error)
-        return self._answer(made, request, delivery)
+            response = await self._respond(scope["method"], scope["path"], headers, receive)
+        except IncompleteError:
+            response = Response(408, _error("The request was not complete"), headers=((b"connection", b"close"),))
+        status, body, content_type, more = response
+        length = str(len(body)).encode()
+        all_headers = [(b"content-type", content_type), (b"content-length", length), *more]
+        await send({"type": "http.response.start", "status": status, "headers": all_headers})
+        await send({"type": "http.response.body", "body": body})
 
-    def _answer(self, made: Attempt, request: Request, delivery: Delivery | None) -> Response:
+    async def _respond(self, method: str, path: str, headers: Mapping[str, str], receive: Receive) -> Response:
+        delivery = Delivery.read(headers)
+        logs.begin(self._context(headers, delivery))
+        # The parser takes what follows such a request for another protocol: its body never arrives.
+        if "upgrade" in headers or "upgrade" in headers.get("connection", "").lower():
+            return _refuse(400, "Upgrades are not supported", (b"connection", b"close"))
+        match path, method:
+            case "/process-order", "POST":
+                return await self._process_order(delivery, receive)
+            case "/", "GET" | "HEAD":
+                return Response(200, b"Task handler is running", b"text/plain; charset=utf-8")
+            case "/process-order", _:
+                return _refuse(405, f"Method not allowed: {method} {path}", (b"allow", b"POST"))
+            case "/", _:
+                return _refuse(405, f"Method not allowed: {method} {path}", (b"allow", b"GET, HEAD"))
+            case _:
+                return _refuse(404, f"Not found: {method} {path}")
+
+    async def _process_order(self, delivery: Delivery | None, receive: Receive) -> Response:
+        try:
+            body = await _read_body(receive)
+        except TooLargeError:
+            end = End.FAILED if delivery else End.REFUSED
+            trouble = "Tasks are limited to 1 MiB, so this is not a task" if delivery else None
+            return self._answer(Attempt(end, "Body is over 1 MiB", permanent=True, trouble=trouble), delivery)
+        # A task of its own: a caller that hangs up must not end a run whose effect may have happened.
+        order = self._track(self._run(delivery, body))
+        request = asyncio.current_task()
+        self._requests.add(request)
+        try:
+            return await asyncio.shield(order)
+        except asyncio.CancelledError:
+            # The grace is over. `close` cancels the order, and how it then ends is the answer.
+            return await asyncio.shield(order)
+        finally:
+            self._requests.discard(request)
+
+    async def _run(self, delivery: Delivery | None, body: bytes) -> Response:
+        try:
+            attempt = await self._attempts.make(delivery, body)
+        # Cancelled: the order outlasted the grace, and another instance has to try again.
+        except (Exception, asyncio.CancelledError) as error:
+            attempt = Attempt(End.FAILED, repr(error), failure=error)
+        return self._answer(attempt, delivery)
+
+    def _answer(self, attempt: Attempt, delivery: Delivery | None) -> Response:
+        """Logs how the attempt ended, and tells the caller."""
         answer: dict[str, str | None]
-        match made.end:
+        match attempt.end:
             case End.REFUSED:
-                status, answer = 400, {"error": made.message}
+                status, answer = 400, {"error": attempt.message}
             case End.FAILED:
-                status, answer = 500, {"error": made.message if made.permanent else "Internal error"}
+                status, answer = 500, {"error": attempt.message if attempt.permanent else "Internal error"}
             case _:
                 status = 200
-                answer = {"status": made.end.value, "orderId": made.order.order_id if made.order else None}
-        fields = {"status": status, "deadLetter": made.dead_letter, "deadLetterTrouble": made.trouble}
-        self._log(made.level, made.message, request, delivery, made.order, fields, made.failure)
+                answer = {"status": attempt.end.value, "orderId": attempt.order.order_id if attempt.order else None}
+        fields = {"status": status, "deadLetter": attempt.dead_letter, "deadLetterTrouble": attempt.trouble}
+        level = _severity(attempt, retried=self._attempts.retried(delivery))
+        logs.write(level, attempt.message, fields, attempt.failure)
         return Response(status, orjson.dumps(answer))
 
-    def _refuse(self, request: Request, status: int, reason: str, allow: str | None = None) -> Response:
-        message = f"{reason}: {request.method} {request.path}"
-        self._log(logging.WARNING, message, request, Delivery.read(request.headers), None, {"status": status})
-        return Response(status, orjson.dumps({"error": message}), allow=allow)
-
-    def _log(
-        self,
-        level: int,
-        message: str,
-        request: Request,
-        delivery: Delivery | None,
-        order: Order | None,
-        more: Mapping[str, object],
-        failure: BaseException | None = None,
-    ) -> None:
-        trace = logs.trace(request.headers, self._environment.project)
-        fields = {**more, "logging.googleapis.com/trace": trace}
+    def _context(self, headers: Mapping[str, str], delivery: Delivery | None) -> dict[str, object]:
+        """What every log line of this request says."""
+        context: dict[str, object] = {"logging.googleapis.com/trace": logs.trace(headers, self._environment.project)}
         if delivery:
-            fields["task"] = delivery.task
-            fields["queue"] = delivery.queue
             # A replay has no budget.
             budget = "" if self._dead_letters.sent(delivery) else f" of {self._environment.max_attempts}"
-            fields["attempt"] = f"{delivery.attempt or '?'}{budget}"
-        if order:
-            fields["orderId"] = order.order_id
-            fields["action"] = order.action
-        logs.write(level, message, fields, failure)
+            context["task"] = delivery.task
+            context["queue"] = delivery.queue
+            context["attempt"] = f"{delivery.attempt or '?'}{budget}"
+        return context
+
+    def _track(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+
+def _severity(attempt: Attempt, *, retried: bool) -> int:
+    """The level of an attempt's log line. `retried`: whether somebody brings the order again if it failed."""
+    match attempt.end:
+        case End.PROCESSED | End.ALREADY_PROCESSED:
+            return logging.WARNING if attempt.trouble else logging.INFO
+        case End.REFUSED:
+            return logging.WARNING
+        case End.DEAD_LETTERED:
+            return logging.WARNING if attempt.permanent else logging.ERROR
+        case End.FAILED:
+            return logging.WARNING if retried and not attempt.trouble else logging.ERROR
+
+
+async def _read_body(receive: Receive) -> bytes:
+    """TooLargeError, IncompleteError."""
+    body = bytearray()
+    more = True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise IncompleteError
+                body += message["body"]
+                more = message["more_body"]
+                if len(body) > MAX_BODY:
+                    raise TooLargeError
+    except TimeoutError:
+        raise IncompleteError from None
+    return bytes(body)
+
+
+def _refuse(status: int, message: str, header: tuple[bytes, bytes] | None = None) -> Response:
+    logs.write(logging.WARNING, message, {"status": status})
+    return Response(status, _error(message), headers=(header,) if header else ())
+
+
+def _error(message: str) -> bytes:
+    return orjson.dumps({"error": message})

@@ -1,6 +1,6 @@
-"""The three calls to Cloud Tasks, through the official client, that dead letters need.
+"""The three calls of Cloud Tasks that dead letters need, through the official client.
 
-Owns channel, timeouts and what each answer means. No call is repeated: whoever delivers the order repeats all of it.
+Owns channel, timeouts and what each answer means. No call is retried: whoever delivers the order repeats all of it.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from order_handler.dead_letters import Entry, Outcome, Stored
 
 CALL_SECONDS = 5.0
 
-# The dead-letter queue replaces it by the service's own.
+# The dead-letter queue sends its tasks to the service's address instead.
 _URL = "https://dead-letter.invalid/process-order"
 _EMULATOR_CHANNEL = [
-    # A proxy for the outside world cannot reach a local cloud.
+    # A proxy cannot reach a local cloud.
     ("grpc.enable_http_proxy", 0),
-    # One that restarts is back within a second.
+    # A local cloud that restarts is back within a second.
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
@@ -36,7 +36,7 @@ class CloudTasks:
             channel = grpc.aio.insecure_channel(emulator_host, options=_EMULATOR_CHANNEL)
             transport = CloudTasksGrpcAsyncIOTransport(channel=channel)
             return cls(tasks_v2.CloudTasksAsyncClient(transport=transport))
-        # In a thread: it asks the metadata server, and blocks.
+        # In a thread, because it blocks while it asks the metadata server.
         credentials, _ = await asyncio.to_thread(google.auth.default)
         return cls(tasks_v2.CloudTasksAsyncClient(credentials=credentials))
 
@@ -57,7 +57,7 @@ class CloudTasks:
         return Stored(Outcome.STORED)
 
     async def delete(self, name: str) -> str | None:
-        """None if it is gone, else why it may be there."""
+        """Returns why the entry may still be there, or None."""
         try:
             await self._client.delete_task(name=name, retry=None, timeout=CALL_SECONDS)
         except NotFound:
@@ -70,7 +70,7 @@ class CloudTasks:
         await self._client.transport.close()  # type: ignore[no-untyped-call]
 
     async def _find(self, name: str) -> Stored:
-        """A name that exists is that of a live entry, or of one that was deleted within a day."""
+        """Tells a live entry from one that was deleted within a day: both make CreateTask answer ALREADY_EXISTS."""
         try:
             await self._client.get_task(name=name, retry=None, timeout=CALL_SECONDS)
         except GoogleAPICallError as error:

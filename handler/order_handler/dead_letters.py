@@ -1,14 +1,14 @@
-"""The dead-letter queue: where an order goes that cannot be processed, a paused queue from which it can be replayed.
+"""The dead-letter queue: a paused queue that keeps the orders that cannot be processed, until somebody replays them.
 
-Owns an entry's name, content and due time, and what may be concluded from what the service answers: an order counts as
-safe only if its entry is known to be there. The official client is loaded at the first use, since it costs a second and
-50 MB; most instances never need it.
+Owns an entry's name, content and due time, and what an answer of the service means: an order counts as safe only if its
+entry is known to be there. The official client is opened at the first use, since it costs a second and 50 MB. Most
+instances never need it.
 """
 
 import asyncio
 import enum
 import hashlib
-import importlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from order_handler.delivery import Delivery
 
 MARGIN_SECONDS = 60
-"""Beyond the handler's timeout, until a reserve may be replayed: its run must be over."""
+"""Added to the handler's timeout: an entry of a last attempt may be replayed only when its run is over."""
 
 _REASON_LENGTH = 200
 
@@ -24,9 +24,9 @@ _REASON_LENGTH = 200
 class Outcome(enum.Enum):
     STORED = "stored"
     LIVE = "live"
-    """This very message was there already."""
+    """It was there already, with this very message."""
     NOT_STORED = "not stored"
-    """Or not known to be."""
+    """It is not known to be there."""
 
 
 class Stored(NamedTuple):
@@ -42,26 +42,28 @@ class Entry:
     body: bytes = field(repr=False)
     headers: dict[str, str]
     due: datetime | None
-    """None: at once."""
+    """When it may be replayed; None for at once."""
     deadline: timedelta
-    """For a replay's answer."""
+    """How long a replay may wait for its answer."""
 
 
 class Api(Protocol):
+    """Cloud Tasks, as far as dead letters need it."""
+
     async def create(self, entry: Entry) -> Stored: ...
     async def delete(self, name: str) -> str | None: ...
     async def close(self) -> None: ...
 
 
 class DeadLetters:
-    def __init__(self, queue: str, timeout: int, emulator_host: str | None) -> None:
-        """`timeout` is the handler's, in seconds."""
+    def __init__(self, queue: str, timeout: int, open_api: Callable[[], Awaitable[Api]]) -> None:
+        """`timeout`: the handler's, in seconds. `open_api`: called before the first entry is stored."""
         self._queue = queue
         self._queue_id = queue.rpartition("/")[2]
         self._reserved_for = timedelta(seconds=timeout + MARGIN_SECONDS)
-        # What the service takes; its default of ten minutes may be less than the handler's timeout.
+        # Within the service's limits. Its default of ten minutes may be less than the handler's timeout.
         self._deadline = timedelta(seconds=min(max(timeout, 15), 1800))
-        self._emulator_host = emulator_host
+        self._open_api = open_api
         self._opening = asyncio.Lock()
         self._api: Api | None = None
 
@@ -70,20 +72,23 @@ class DeadLetters:
         return delivery.queue == self._queue_id
 
     def name(self, delivery: Delivery, body: bytes) -> str:
-        """The entry's short name: the same for each attempt of a task, another for another body."""
+        """The entry's short name. It is the same for each attempt of a task, and another for another body."""
         return hashlib.sha256(b"\0".join([(delivery.queue or "").encode(), delivery.task.encode(), body])).hexdigest()
 
     async def store(self, delivery: Delivery, body: bytes, reason: str) -> Stored:
-        """Keeps what no retry can cure."""
+        """Keeps an order that no retry can help."""
         return await self._create(delivery, body, reason, None)
 
     async def reserve(self, delivery: Delivery, body: bytes) -> Stored:
-        """Keeps what is about to run for the last time, so that no end of that run can lose it."""
-        reason = "The last attempt failed, or did not end: the log of this task says more"
+        """Keeps an order that is about to run for the last time, so that a crash of that run cannot lose it."""
+        reason = "The last attempt failed or did not end. The log lines of this task say more"
         return await self._create(delivery, body, reason, datetime.now(UTC) + self._reserved_for)
 
     async def release(self, delivery: Delivery, body: bytes) -> str | None:
-        """Deletes the entry of what is done. None, or why it may still be there: a replay does nothing then."""
+        """Deletes the entry of an order that is done. Returns why it may still be there, or None.
+
+        The replay of an entry that is still there does nothing.
+        """
         try:
             api = await self._open()
             return await api.delete(self._path(delivery, body))
@@ -104,7 +109,7 @@ class DeadLetters:
         try:
             api = await self._open()
             return await api.create(Entry(self._path(delivery, body), body, headers, due, self._deadline))
-        # No credentials, no memory for the client: whatever it is, the order is not safe.
+        # Also without credentials or memory: whatever the reason, the order is not safe.
         except Exception as error:
             return Stored(Outcome.NOT_STORED, repr(error))
 
@@ -114,11 +119,7 @@ class DeadLetters:
     async def _open(self) -> Api:
         async with self._opening:
             if self._api is None:
-                # In a thread: the loop has other orders to serve meanwhile.
-                await asyncio.to_thread(importlib.import_module, "order_handler.cloud_tasks")
-                from order_handler.cloud_tasks import CloudTasks
-
-                self._api = await CloudTasks.open(self._emulator_host)
+                self._api = await self._open_api()
             return self._api
 
 

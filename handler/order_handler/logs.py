@@ -1,7 +1,8 @@
 """Log lines as Cloud Logging reads them: one JSON object a line on standard output, the server's own lines too.
 
-What looks like an e-mail address or like a URL's user and password is blotted out, since messages and stacks carry the
-words of libraries. An order's line does not go through `logging`, whose record and handler take twice its time.
+Each line says which request it belongs to. What looks like an e-mail address, or like the user and password of a URL,
+is replaced, since messages and stacks carry the words of libraries. An order's line does not go through `logging`,
+whose record and handler take twice its time.
 """
 
 import logging
@@ -10,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import orjson
@@ -19,6 +21,8 @@ _CLOUD_TRACE = re.compile(r"([0-9a-fA-F]{32})(?![^/;])")
 # W3C Trace Context: VERSION-TRACE-SPAN-FLAGS.
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
 _PRIVATE = re.compile(r"""[^\s<>"'(),;]+@[^\s<>"'(),;]+""")
+
+_context: ContextVar[Mapping[str, object] | None] = ContextVar("context", default=None)
 
 
 class JsonLines(logging.Formatter):
@@ -34,18 +38,28 @@ def to_stdout() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
+def begin(fields: Mapping[str, object]) -> None:
+    """Puts these fields alone into each line that this task, or one that it creates, writes from now on."""
+    _context.set(fields)
+
+
+def add(fields: Mapping[str, object]) -> None:
+    """Puts these fields too into each such line."""
+    _context.set({**(_context.get() or {}), **fields})
+
+
 def write(level: int, message: str, fields: Mapping[str, object], failure: BaseException | None = None) -> None:
-    """One line, at a level of `logging`; fields that are None are left out. Never fails."""
+    """Writes one line at a level of `logging`, without the fields that are None. Never fails."""
     try:
         sys.stdout.write(f"{_line(logging.getLevelName(level), message, fields, failure, time.time())}\n")
         sys.stdout.flush()
-    # An order that is done must not be repeated for it.
+    # An order that is done must not be repeated because of its log line.
     except Exception as error:
         sys.stderr.write(f"A log line is lost: {error!r}\n")
 
 
 def trace(headers: Mapping[str, str], project: str | None) -> str | None:
-    """`projects/P/traces/ID` from these headers (lower-case names); None without an id or a project."""
+    """`projects/P/traces/ID` from these headers (lower-case names). None without an id or a project."""
     if project is None:
         return None
     found = _CLOUD_TRACE.match(headers.get("x-cloud-trace-context", ""))
@@ -58,15 +72,16 @@ def _line(
 ) -> str:
     line: dict[str, object] = {
         "severity": severity,
-        "message": _blot(message),
+        "message": _redacted(message),
         "time": datetime.fromtimestamp(seconds, UTC),
     }
-    line.update({name: value for name, value in fields.items() if value is not None})
+    for known in (fields, _context.get() or {}):
+        line.update({name: value for name, value in known.items() if value is not None})
     if failure:
         # The field in which Error Reporting looks for failures.
-        line["stack_trace"] = _blot("".join(traceback.format_exception(failure)).rstrip())
+        line["stack_trace"] = _redacted("".join(traceback.format_exception(failure)).rstrip())
     return orjson.dumps(line, option=orjson.OPT_UTC_Z).decode()
 
 
-def _blot(text: str) -> str:
+def _redacted(text: str) -> str:
     return _PRIVATE.sub("***@***", text) if "@" in text else text

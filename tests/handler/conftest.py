@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from order_handler.app import App
+from order_handler.cloud_tasks import CloudTasks
 from order_handler.database import Database
 from order_handler.dead_letters import DeadLetters
 from order_handler.effects import Effects
@@ -45,7 +46,9 @@ async def handler_with(environment: Environment) -> AsyncIterator[Callable[[Effe
     opened = []
 
     def make(effects: Effects) -> Handler:
-        dead_letters = DeadLetters(environment.dead_letter_queue, environment.timeout, environment.emulator_host)
+        dead_letters = DeadLetters(
+            environment.dead_letter_queue, environment.timeout, lambda: CloudTasks.open(environment.emulator_host)
+        )
         opened.append(dead_letters)
         return Handler(App(environment, effects, dead_letters))
 
