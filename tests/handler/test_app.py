@@ -10,6 +10,7 @@ from order_handler.effects import Effects
 from order_handler.orders import Order
 
 from tests.handler.calls import DELIVERED, DIRECT, Handler
+from tests.handler.conftest import PATIENCE
 from tests.handler.fake_cloud_tasks import FakeCloudTasks
 
 TRACE = "105445aa7843bc8bf206b12000100000"
@@ -17,7 +18,6 @@ TRACE = "105445aa7843bc8bf206b12000100000"
 Lines = Callable[[], list[dict[str, Any]]]
 
 both = pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
-running = asyncio.Event()
 
 
 @orders.action("break")
@@ -25,11 +25,15 @@ async def break_(order: Order, effects: Effects) -> str:
     raise RuntimeError("secret inner detail of ada@example.com")
 
 
-@orders.action("hang")
-async def hang(order: Order, effects: Effects) -> str:
-    running.set()
-    await asyncio.Event().wait()
-    return "never"
+class Hanging:
+    """A stock whose runs end when they are told to."""
+
+    def __init__(self) -> None:
+        self.running, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def take(self, order_id: str, action: str) -> None:
+        self.running.set()
+        await self.go_on.wait()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -156,14 +160,25 @@ async def test_a_body_that_was_too_large_is_refused_and_kept_nowhere(
     assert cloud.calls == []
 
 
-async def test_an_order_that_outlasts_the_graceful_end_is_500(handler: Handler, lines: Lines) -> None:
-    request = asyncio.create_task(handler.order(DELIVERED, action="hang"))
-    await running.wait()
+@pytest.mark.parametrize(("ends", "status", "severity"), [(True, 200, "INFO"), (False, 500, "WARNING")])
+async def test_a_cancelled_request_waits_for_its_order_which_only_the_end_of_the_grace_cancels(
+    handler_with: Callable[[Effects], Handler], ends: bool, status: int, severity: str, lines: Lines
+) -> None:
+    stock = Hanging()
+    handler = handler_with(Effects(stock=stock))
+    request = asyncio.create_task(handler.order(DELIVERED, action="update_inventory"))
+    await stock.running.wait()
     request.cancel()
-    await handler.app.close()
-    assert (await request).status == 500
+    # the request's task sees its cancellation
+    await asyncio.sleep(0)
+    if ends:
+        stock.go_on.set()
+    else:
+        await handler.app.close()
+    async with asyncio.timeout(PATIENCE):
+        assert (await request).status == status
     [line] = lines()
-    assert (line["severity"], line["orderId"]) == ("WARNING", "ORD-1")
+    assert (line["severity"], line["orderId"]) == (severity, "ORD-1")
 
 
 @both
