@@ -1,8 +1,12 @@
 """Cloud Tasks for the tests of the producer and its commands: two queues, faults on demand, and a virtual clock."""
 
 import json
+import subprocess
+import sys
+import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -142,3 +146,17 @@ class Service(Serving):
                 fault = faults.pop(0)
                 return fault if isinstance(fault, Fault) else Fault(fault)
         return None
+
+
+@contextmanager
+def process(*arguments: str, **pipes: Any) -> Iterator["subprocess.Popen[str]"]:  # noqa: ANN401
+    """A command in a process of its own, which is killed after 60 seconds or at the end."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes
+    with subprocess.Popen([sys.executable, "-m", "order_tasks", *arguments], text=True, **pipes) as started:
+        limit = threading.Timer(60, started.kill)
+        limit.start()
+        try:
+            yield started
+        finally:
+            limit.cancel()
+            started.kill()

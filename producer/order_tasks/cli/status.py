@@ -29,8 +29,8 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
-class QueueStatus:
-    """A queue's state and figures, times in seconds."""
+class _Queue:
+    """A queue as `--json` prints it. Times are in seconds."""
 
     name: str
     state: str
@@ -45,16 +45,23 @@ class QueueStatus:
     more_tasks: bool
     """Whether there are more than were counted."""
 
+    @property
+    def count(self) -> str:
+        return f"{self.tasks}{'+' if self.more_tasks else ''}"
 
-@dataclass(frozen=True, slots=True)
-class NextTask:
-    """A task that is waiting or running."""
-
-    name: str
-    due: str
-    """ISO 8601."""
-    attempts: int
-    last_status: str | None
+    @property
+    def row(self) -> list[str]:
+        """Its row in the table."""
+        backoff = [format_duration(timedelta(seconds=seconds)) for seconds in (self.min_backoff, self.max_backoff)]
+        return [
+            self.name.rpartition("/")[2],
+            self.state,
+            f"{self.dispatches_per_second:g}",
+            str(self.concurrent_dispatches),
+            "unlimited" if self.max_attempts < 0 else str(self.max_attempts),
+            f"{' to '.join(backoff)}, {self.max_doublings} doublings",
+            self.count,
+        ]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,15 +76,15 @@ def _run(args: argparse.Namespace, clock: Clock) -> int:
         listed = api.list_tasks(listing, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
         tasks, more_tasks = _take(listed)
         letters, more_letters = _take(DeadLetters(api, config.dead_letter_queue).entries(full=True))
-        letters.sort(key=lambda letter: (letter.due, letter.path))
-        queues = (
-            _queue_status(_queue(api, config.queue), len(tasks), more_tasks),
-            _queue_status(_queue(api, config.dead_letter_queue), len(letters), more_letters),
-        )
+        queue = _read_queue(api, config.queue, len(tasks), more_tasks)
+        dead_letter_queue = _read_queue(api, config.dead_letter_queue, len(letters), more_letters)
+    now = clock.now()
+    tasks = sorted(tasks, key=lambda task: (to_datetime(task.schedule_time) or now, task.name))[:_NEXT_TASKS]
+    letters.sort(key=lambda letter: (letter.due, letter.path))
     if args.json:
-        sys.stdout.write(f"{json.dumps(_to_json(queues, tasks, letters, clock.now()))}\n")
+        sys.stdout.write(f"{json.dumps(_to_json(queue, dead_letter_queue, tasks, letters, now))}\n")
     else:
-        _print(queues, tasks, letters, clock.now())
+        _print(queue, dead_letter_queue, tasks, letters, now)
     return 0
 
 
@@ -97,16 +104,14 @@ def describe(letter: DeadLetter, now: datetime) -> str:
 
 
 def _take(items: Iterable[_Item]) -> tuple[list[_Item], bool]:
+    """At most _MAX_COUNTED items, and whether there are more."""
     found = list(islice(items, _MAX_COUNTED + 1))
     return found[:_MAX_COUNTED], len(found) > _MAX_COUNTED
 
 
-def _queue(api: tasks_v2.CloudTasksClient, path: str) -> tasks_v2.Queue:
-    return api.get_queue(name=path, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
-
-
-def _queue_status(queue: tasks_v2.Queue, tasks: int, more: bool) -> QueueStatus:
-    return QueueStatus(
+def _read_queue(api: tasks_v2.CloudTasksClient, path: str, tasks: int, more_tasks: bool) -> _Queue:
+    queue = api.get_queue(name=path, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+    return _Queue(
         name=queue.name,
         state=queue.state.name,
         dispatches_per_second=queue.rate_limits.max_dispatches_per_second,
@@ -116,30 +121,29 @@ def _queue_status(queue: tasks_v2.Queue, tasks: int, more: bool) -> QueueStatus:
         max_backoff=to_timedelta(queue.retry_config.max_backoff).total_seconds(),
         max_doublings=queue.retry_config.max_doublings,
         tasks=tasks,
-        more_tasks=more,
+        more_tasks=more_tasks,
     )
 
 
-def _next(tasks: Sequence[tasks_v2.Task], now: datetime) -> list[tasks_v2.Task]:
-    return sorted(tasks, key=lambda task: (to_datetime(task.schedule_time) or now, task.name))[:_NEXT_TASKS]
-
-
 def _to_json(
-    queues: tuple[QueueStatus, QueueStatus],
+    queue: _Queue,
+    dead_letter_queue: _Queue,
     tasks: Sequence[tasks_v2.Task],
     letters: Sequence[DeadLetter],
     now: datetime,
 ) -> dict[str, object]:
-    next_tasks = [
-        NextTask(
-            task.name, (to_datetime(task.schedule_time) or now).isoformat(), task.dispatch_count, last_status(task)
-        )
-        for task in _next(tasks, now)
-    ]
     return {
-        "queue": asdict(queues[0]),
-        "dead_letter_queue": asdict(queues[1]),
-        "next_tasks": [asdict(task) for task in next_tasks],
+        "queue": asdict(queue),
+        "dead_letter_queue": asdict(dead_letter_queue),
+        "next_tasks": [
+            {
+                "name": task.name,
+                "due": (to_datetime(task.schedule_time) or now).isoformat(),
+                "attempts": task.dispatch_count,
+                "last_status": last_status(task),
+            }
+            for task in tasks
+        ],
         "dead_letters": [
             {
                 "name": letter.path,
@@ -160,22 +164,20 @@ def _to_json(
 
 
 def _print(
-    queues: tuple[QueueStatus, QueueStatus],
+    queue: _Queue,
+    dead_letter_queue: _Queue,
     tasks: Sequence[tasks_v2.Task],
     letters: Sequence[DeadLetter],
     now: datetime,
 ) -> None:
     show_table(
-        ["queue", "state", "per second", "at once", "attempts", "backoff", "tasks"],
-        [_figures(queue) for queue in queues],
+        ["queue", "state", "per second", "at once", "attempts", "backoff", "tasks"], [queue.row, dead_letter_queue.row]
     )
-    queue, dead_letter_queue = queues
     if dead_letter_queue.state == "RUNNING":
         command = pause_command(dead_letter_queue.name)
         sys.stdout.write(f"\nThe dead-letter queue is RUNNING. Unless a replay is in progress, pause it: {command}\n")
     if tasks:
-        counted = f" of the first {_MAX_COUNTED}" if queue.more_tasks else ""
-        sys.stdout.write(f"\nnext tasks{counted}\n")
+        sys.stdout.write(f"\nnext tasks{f' of the first {_MAX_COUNTED}' if queue.more_tasks else ''}\n")
         rows = [
             [
                 task.name.rpartition("/")[2],
@@ -183,34 +185,14 @@ def _print(
                 str(task.dispatch_count),
                 last_status(task) or "-",
             ]
-            for task in _next(tasks, now)
+            for task in tasks
         ]
         show_table(["task", "due", "attempts", "last status"], rows)
-    sys.stdout.write(f"\ndead letters: {_count(dead_letter_queue)}\n")
+    sys.stdout.write(f"\ndead letters: {dead_letter_queue.count}\n")
     for letter in letters[:_SHOWN_LETTERS]:
         sys.stdout.write(f"\n{describe(letter, now)}")
     if len(letters) > _SHOWN_LETTERS:
         sys.stdout.write(f"\nand {len(letters) - _SHOWN_LETTERS} more: --json lists them\n")
-
-
-def _figures(queue: QueueStatus) -> list[str]:
-    return [
-        queue.name.rpartition("/")[2],
-        queue.state,
-        f"{queue.dispatches_per_second:g}",
-        str(queue.concurrent_dispatches),
-        "unlimited" if queue.max_attempts < 0 else str(queue.max_attempts),
-        f"{_seconds(queue.min_backoff)} to {_seconds(queue.max_backoff)}, {queue.max_doublings} doublings",
-        _count(queue),
-    ]
-
-
-def _seconds(number: float) -> str:
-    return format_duration(timedelta(seconds=number))
-
-
-def _count(queue: QueueStatus) -> str:
-    return f"{queue.tasks}{'+' if queue.more_tasks else ''}"
 
 
 STATUS = Command(

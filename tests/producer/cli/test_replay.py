@@ -1,13 +1,13 @@
-"""`python -m order_tasks replay`: what is due is tried once, and a queue that was resumed is paused again."""
+"""`python -m order_tasks replay`: each due entry is tried once, and a queue that was resumed is paused again."""
 
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -16,143 +16,111 @@ from order_tasks import connection
 
 from local.cloud_tasks.queues import QUEUE_MISSING
 from local.cloud_tasks.store import Store, StoredTask
-from tests.producer.service import DEAD_LETTER_QUEUE, EMAIL, NEVER, QUEUE, Service
+from tests.local.cloud_tasks.serving import Fault
+from tests.producer.service import DEAD_LETTER_QUEUE, EMAIL, NEVER, QUEUE, Service, process
 
 pytestmark = pytest.mark.usefixtures("environment")
 
-Read = Callable[[], dict[str, object]]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAILED_AGAIN = "failed again (order ORD-1, notify_warehouse): INTERNAL(13): HTTP status code 500"
+NOT_YET_DUE = "in 4 min: the attempt that stored it may still be running"
+
+Replay = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture
-def read(capsys: pytest.CaptureFixture[str]) -> Read:
-    """The JSON object that a command printed, checked for e-mails."""
+def replay(service: Service, capsys: pytest.CaptureFixture[str]) -> Replay:
+    """Runs the command. Returns its exit code, what it reports, and its errors as `err`."""
 
-    def last() -> dict[str, object]:
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        capsys.readouterr()
+        code = service.command("replay", *arguments, "--json")
         out, err = capsys.readouterr()
         assert EMAIL not in out + err
-        return json.loads(out)  # type: ignore[no-any-return]
+        return code, {name: value for name, value in json.loads(out).items() if value} | {"err": err}
 
-    return last
-
-
-def outcome(
-    replayed: list[str] | None = None,
-    failed: dict[str, str] | None = None,
-    skipped: dict[str, str] | None = None,
-    unfinished: list[str] | None = None,
-) -> dict[str, object]:
-    return {
-        "replayed": replayed or [],
-        "failed": failed or {},
-        "skipped": skipped or {},
-        "unfinished": unfinished or [],
-    }
+    return run
 
 
-FAILED_AGAIN = "failed again (order ORD-1, notify_warehouse): INTERNAL(13): HTTP status code 500"
-NOT_YET_DUE = "in 4 min: the attempt that stored it may still be running"
+def send_signal(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
 
 
 # By name
 
 
-def test_named_ones_are_run_while_the_queue_stays_paused(service: Service, read: Read) -> None:
+def test_named_ones_are_run_while_the_queue_stays_paused(service: Service, replay: Replay) -> None:
     service.store("a", "b", "c")
-    assert service.command("replay", "a", f"{DEAD_LETTER_QUEUE}/tasks/b", "a", "--json") == 0
-    assert read() == outcome(["a", "b"])
+    assert replay("a", f"{DEAD_LETTER_QUEUE}/tasks/b", "a") == (0, {"replayed": ["a", "b"], "err": ""})
     assert service.letters == ["c"]
     assert service.called.count("RunTask") == 2
     assert "ResumeQueue" not in service.called
 
 
-def test_one_that_fails_again_is_named_with_its_status_and_stays(service: Service, read: Read) -> None:
-    service.store("a")
-    service.store("b")
+def test_one_that_fails_again_is_named_stays_and_may_be_tried_at_once(service: Service, replay: Replay) -> None:
+    service.store("a", "b")
     service.statuses["a"] = [500]
-    assert service.command("replay", "a", "b", "--json") == 1
-    assert read() == outcome(["b"], {"a": FAILED_AGAIN})
+    failed = {"replayed": ["b"], "failed": {"a": FAILED_AGAIN}, "err": f"a {FAILED_AGAIN}\n"}
+    assert replay("a", "b") == (1, failed)
     assert service.letters == ["a"]
+    assert replay("a")[1]["replayed"] == ["a"]
 
 
-def test_one_that_failed_before_may_be_tried_before_its_backoff_ends(service: Service, read: Read) -> None:
-    service.store("a")
-    service.statuses["a"] = [500]
-    assert service.command("replay", "a", "--json") == 1
-    read()
-    assert service.command("replay", "a", "--json") == 0
-    assert read() == outcome(["a"])
-
-
-def test_a_reserve_is_never_run(service: Service, read: Read) -> None:
+@pytest.mark.parametrize("which", ["a", "--all"])
+def test_an_entry_that_is_not_yet_due_is_never_run(service: Service, replay: Replay, which: str) -> None:
     service.store("a", due=240)
-    assert service.command("replay", "a", "--json") == 1
-    assert read() == outcome(skipped={"a": NOT_YET_DUE})
-    assert service.command("replay", "--all", "--json") == 1
-    assert read() == outcome(skipped={"a": NOT_YET_DUE})
+    assert replay(which) == (1, {"skipped": {"a": NOT_YET_DUE}, "err": f"a skipped: {NOT_YET_DUE}\n"})
     assert not {"RunTask", "ResumeQueue"} & set(service.called)
     service.tick(240)
-    assert service.command("replay", "a") == 0
+    assert replay(which) == (0, {"replayed": ["a"], "err": ""})
 
 
-def test_one_that_is_being_tried_is_left_alone(service: Service, read: Read) -> None:
+def test_one_that_is_being_tried_is_left_alone(service: Service, replay: Replay) -> None:
     service.store("a")
     service.start(f"{DEAD_LETTER_QUEUE}/tasks/a")
-    assert service.command("replay", "a", "--json") == 1
-    assert read() == outcome(skipped={"a": "being tried now"})
+    code, report = replay("a")
+    assert (code, report["skipped"]) == (1, {"a": "being tried now"})
 
 
-def test_one_that_is_not_there_is_named(service: Service, read: Read) -> None:
-    assert service.command("replay", "a", "--json") == 1
-    assert read() == outcome(failed={"a": "not found: processed, dropped or never stored"})
+def test_one_that_is_not_there_is_named(replay: Replay) -> None:
+    code, report = replay("a")
+    assert (code, report["failed"]) == (1, {"a": "not found: processed, dropped or never stored"})
 
 
-def test_one_that_goes_between_look_and_run_is_replayed(service: Service, read: Read) -> None:
+def test_one_that_goes_between_look_and_run_is_replayed(service: Service, replay: Replay) -> None:
     service.store("a")
     service.before["RunTask"] = lambda: service.drop(f"{DEAD_LETTER_QUEUE}/tasks/a")
-    assert service.command("replay", "a", "--json") == 0
-    assert read() == outcome(["a"])
+    assert replay("a") == (0, {"replayed": ["a"], "err": ""})
 
 
-def test_the_wait_for_an_answer_is_bounded(service: Service, read: Read) -> None:
-    service.store("a")
-    service.store("b")
+def test_the_wait_for_an_answer_is_limited(service: Service, replay: Replay) -> None:
+    service.store("a", "b")
     service.statuses["a"] = [NEVER]
-    began = service.time
-    assert service.command("replay", "a", "b", "--json") == 1
-    # The answer may get lost: once the deadline has passed, none will come.
-    assert read() == outcome(["b"], {"a": "failed again (order ORD-1, notify_warehouse): no answer"})
-    assert (service.time - began).total_seconds() == pytest.approx(600, abs=5)
+    began = service.now
+    code, report = replay("a", "b")
+    # The answer may be lost: once the deadline has passed, none will come.
+    assert (code, report["replayed"]) == (1, ["b"])
+    assert report["failed"] == {"a": "failed again (order ORD-1, notify_warehouse): no answer"}
+    assert service.now - began == pytest.approx(600, abs=5)
 
 
-def test_a_lost_answer_to_the_run_ends_well(service: Service, read: Read) -> None:
+def test_a_lost_answer_to_the_run_ends_well(service: Service, replay: Replay) -> None:
     service.store("a")
-    service.faults["RunTask"] = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
-    assert service.command("replay", "a", "--json") == 0
-    assert read() == outcome(["a"])
+    service.faults["RunTask"] = [Fault(after=True), grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert replay("a") == (0, {"replayed": ["a"], "err": ""})
 
 
-def test_a_refused_run_ends_the_command_and_names_what_is_left(
-    service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service.store("a")
-    service.store("b")
+def test_a_refused_run_ends_the_command_and_names_what_is_left(service: Service, replay: Replay) -> None:
+    service.store("a", "b")
     service.faults["RunTask"] = [grpc.StatusCode.PERMISSION_DENIED]
-    assert service.command("replay", "a", "b", "--json") == 1
-    out, err = capsys.readouterr()
-    assert json.loads(out) == outcome(unfinished=["a", "b"])
-    assert err == "403 on command\n"
+    assert replay("a", "b") == (1, {"unfinished": ["a", "b"], "err": "403 on command\n"})
 
 
-def test_a_missing_queue_does_not_read_as_success(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_queue_does_not_read_as_success(service: Service, replay: Replay) -> None:
     service.store("a")
-    service.before["RunTask"] = lambda: service.do(
-        lambda tasks: tasks.queues.delete_queue(tasks_v2.DeleteQueueRequest.pb()(name=DEAD_LETTER_QUEUE))
-    )
-    assert service.command("replay", "a") == 1
-    assert capsys.readouterr() == (
-        "0 replayed, 0 failed, 0 skipped, 1 unfinished\n",
-        f"404 {QUEUE_MISSING}\n",
-    )
+    delete = tasks_v2.DeleteQueueRequest.pb()(name=DEAD_LETTER_QUEUE)
+    service.before["RunTask"] = lambda: service.do(lambda tasks: tasks.queues.delete_queue(delete))
+    assert replay("a") == (1, {"unfinished": ["a"], "err": f"404 {QUEUE_MISSING}\n"})
 
 
 @pytest.mark.parametrize(
@@ -160,10 +128,7 @@ def test_a_missing_queue_does_not_read_as_success(service: Service, capsys: pyte
     [
         ([], "either the NAMEs of dead letters, or --all"),
         (["a", "--all"], "either the NAMEs of dead letters, or --all"),
-        (
-            [f"{QUEUE}/tasks/a"],
-            f"'{QUEUE}/tasks/a' is not an entry of {DEAD_LETTER_QUEUE}: `python -m order_tasks status`",
-        ),
+        ([f"{QUEUE}/tasks/a"], f"'{QUEUE}/tasks/a' is not an entry of {DEAD_LETTER_QUEUE}: `python -m order_tasks"),
         (["a b"], "'a b' is not an entry of"),
         ([""], "'' is not an entry of"),
     ],
@@ -181,38 +146,35 @@ def test_a_wrong_usage_ends_with_2_before_any_call(
 
 @pytest.mark.parametrize("count", [3, 105])
 def test_all_that_are_due_are_tried_once_and_the_queue_is_paused_again(
-    service: Service, read: Read, count: int
+    service: Service, replay: Replay, count: int
 ) -> None:
     names = [f"letter-{n:03}" for n in range(count)]
     service.store(*names)
-    service.statuses["letter-001"] = [500]
     service.store("reserved", due=240)
-    assert service.command("replay", "--all", "--json") == 1
-    assert read() == outcome(
-        [name for name in names if name != "letter-001"], {"letter-001": FAILED_AGAIN}, {"reserved": NOT_YET_DUE}
-    )
+    service.statuses["letter-001"] = [500]
+    code, report = replay("--all")
+    assert code == 1
+    assert report["replayed"] == [name for name in names if name != "letter-001"]
+    assert (report["failed"], report["skipped"]) == ({"letter-001": FAILED_AGAIN}, {"reserved": NOT_YET_DUE})
     assert service.letters == ["letter-001", "reserved"]
     assert service.state == "PAUSED"
     assert "RunTask" not in service.called
 
 
-def test_all_of_none_is_done_and_resumes_nothing(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
-    assert service.command("replay", "--all") == 0
-    assert capsys.readouterr() == ("0 replayed, 0 failed, 0 skipped\n", "")
+def test_without_entries_nothing_is_resumed(service: Service, replay: Replay) -> None:
+    assert replay("--all") == (0, {"err": ""})
     assert service.called == ["ListTasks"]
 
 
-def test_one_that_waits_out_its_backoff_is_skipped_and_says_what_would_try_it(service: Service, read: Read) -> None:
+def test_one_in_its_backoff_is_skipped_with_the_command_that_tries_it(service: Service, replay: Replay) -> None:
     service.store("a")
     service.statuses["a"] = [500]
-    assert service.command("replay", "--all", "--json") == 1
-    read()
-    assert service.command("replay", "--all", "--json") == 1
-    assert read() == outcome(skipped={"a": "in 60 min, after a failed try: `replay a` tries it now"})
+    replay("--all")
+    assert replay("--all")[1]["skipped"] == {"a": "in 60 min, after a failed try: `replay a` tries it now"}
 
 
 def test_an_entry_that_a_list_misses_is_not_taken_for_gone(
-    service: Service, read: Read, monkeypatch: pytest.MonkeyPatch
+    service: Service, replay: Replay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Store.tasks
 
@@ -222,24 +184,21 @@ def test_an_entry_that_a_list_misses_is_not_taken_for_gone(
     service.store(*(f"letter-{n:02}" for n in range(20)))
     service.statuses["letter-07"] = [500]
     service.before["ResumeQueue"] = lambda: monkeypatch.setattr(Store, "tasks", page_without_it)
-    assert service.command("replay", "--all", "--json") == 1
-    assert read()["failed"] == {"letter-07": FAILED_AGAIN}
+    assert replay("--all")[1]["failed"] == {"letter-07": FAILED_AGAIN}
 
 
-def test_what_is_added_meanwhile_is_not_waited_for(service: Service, read: Read) -> None:
+def test_an_entry_that_is_added_meanwhile_is_not_waited_for(service: Service, replay: Replay) -> None:
     service.store("a")
     service.statuses["late"] = [NEVER]
     service.before["ResumeQueue"] = lambda: service.store("late")
-    assert service.command("replay", "--all", "--json") == 0
-    assert read() == outcome(["a"])
+    assert replay("--all") == (0, {"replayed": ["a"], "err": ""})
     assert service.state == "PAUSED"
 
 
-def test_a_queue_that_delivers_nothing_is_given_up_and_paused(service: Service, read: Read) -> None:
+def test_a_queue_that_delivers_nothing_is_given_up_and_paused(service: Service, replay: Replay) -> None:
     service.store("a")
     service.stalled = True
-    assert service.command("replay", "--all", "--json") == 1
-    assert read() == outcome(failed={"a": "no result within 11 min: it may still be running"})
+    assert replay("--all")[1]["failed"] == {"a": "no result within 11 min: it may still be running"}
     assert service.state == "PAUSED"
 
 
@@ -247,124 +206,123 @@ def test_a_queue_that_delivers_nothing_is_given_up_and_paused(service: Service, 
 
 
 @pytest.mark.parametrize(
-    ("method", "code"),
-    [("GetTask", "PERMISSION_DENIED"), ("ResumeQueue", "PERMISSION_DENIED"), ("ResumeQueue", "INVALID_ARGUMENT")],
+    ("call", "status", "code"),
+    [
+        ("GetTask", grpc.StatusCode.PERMISSION_DENIED, 403),
+        ("ResumeQueue", grpc.StatusCode.PERMISSION_DENIED, 403),
+        ("ResumeQueue", grpc.StatusCode.INVALID_ARGUMENT, 400),
+    ],
 )
 def test_an_error_in_the_middle_leaves_the_queue_paused(
-    service: Service, capsys: pytest.CaptureFixture[str], method: str, code: str
+    service: Service, replay: Replay, call: str, status: grpc.StatusCode, code: int
 ) -> None:
     service.store("a")
-    service.faults[method] = [grpc.StatusCode[code]]
-    assert service.command("replay", "--all", "--json") == 1
-    out, err = capsys.readouterr()
-    assert json.loads(out) == outcome(unfinished=["a"])
-    assert (
-        err == f"{'400' if code == 'INVALID_ARGUMENT' else '403'} on command; the dead-letter queue is paused again\n"
-    )
+    service.faults[call] = [status]
+    err = f"{code} on command; the dead-letter queue is paused again\n"
+    assert replay("--all") == (1, {"unfinished": ["a"], "err": err})
     assert service.called[-1] == "PauseQueue"
     assert service.state == "PAUSED"
 
 
-def test_a_pause_that_stumbles_is_repeated(service: Service) -> None:
+def test_a_pause_that_fails_at_first_is_repeated(service: Service, replay: Replay) -> None:
     service.store("a")
     service.faults["PauseQueue"] = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL]
-    assert service.command("replay", "--all") == 0
+    assert replay("--all") == (0, {"replayed": ["a"], "err": ""})
     assert service.state == "PAUSED"
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_a_pause_that_fails_is_loud_and_says_how_to_pause(
-    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: bool
+    service: Service, replay: Replay, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
     monkeypatch.setattr(connection, "RETRY", connection.RETRY.with_timeout(0.1))
     service.store("a")
     service.faults["PauseQueue"] = [grpc.StatusCode.UNAVAILABLE] * 100
     if interrupted:
-        service.before["GetTask"] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert service.command("replay", "--all") == 1
-    out, err = capsys.readouterr()
-    assert out == f"{'0' if interrupted else '1'} replayed, 0 failed, 0 skipped{', 1 unfinished' * interrupted}\n"
-    assert err.startswith("THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. Pausing it failed (")
-    assert err.endswith(
+        service.before["GetTask"] = send_signal(signal.SIGINT)
+    code, report = replay("--all")
+    assert (code, report.get("unfinished")) == (1, ["a"] if interrupted else None)
+    assert report["err"].startswith("THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. Pausing it failed (")
+    assert report["err"].endswith(
         ": run gcloud tasks queues pause cloud-run-tasks-dead-letters --location=us-central1 --project=shop\n"
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+INTERRUPTED = {
+    "unfinished": ["a"],
+    "err": "interrupted; the dead-letter queue is paused again; an attempt that is running will finish\n",
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("when", ["ResumeQueue", "GetTask"])
 def test_a_signal_at_any_moment_ends_in_a_paused_queue(
-    service: Service, capsys: pytest.CaptureFixture[str], number: signal.Signals, when: str
+    service: Service, replay: Replay, number: signal.Signals, when: str
 ) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = [signal.getsignal(each) for each in SIGNALS]
     service.store("a")
     service.statuses["a"] = [NEVER]
-    service.before[when] = lambda: os.kill(os.getpid(), number)
-    # A second one, while the queue is being paused, changes nothing.
-    service.before["PauseQueue"] = lambda: os.kill(os.getpid(), number)
-    assert service.command("replay", "--all", "--json") == 130
-    out, err = capsys.readouterr()
-    assert json.loads(out) == outcome(unfinished=["a"])
-    assert err == "interrupted; the dead-letter queue is paused again; an attempt that is running will finish\n"
+    service.before[when] = send_signal(number)
+    service.before["PauseQueue"] = send_signal(number)  # a second one, while the queue is being paused
+    assert replay("--all") == (130, INTERRUPTED)
     assert service.state == "PAUSED"
-    assert {each: signal.getsignal(each) for each in before} == before
+    assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_a_signal_while_all_is_done_only_waits_for_the_pause(service: Service, read: Read) -> None:
+def test_a_signal_while_all_is_done_only_waits_for_the_pause(service: Service, replay: Replay) -> None:
     service.store("a")
-    service.before["PauseQueue"] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert service.command("replay", "--all", "--json") == 0
-    assert read() == outcome(["a"])
+    service.before["PauseQueue"] = send_signal(signal.SIGINT)
+    assert replay("--all") == (0, {"replayed": ["a"], "err": ""})
     assert service.state == "PAUSED"
 
 
-def test_an_interrupted_run_by_name_says_what_is_left(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
-    service.store("a")
-    service.store("b")
-    service.before["RunTask"] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert service.command("replay", "a", "b") == 130
-    out, err = capsys.readouterr()
-    assert out == "0 replayed, 0 failed, 0 skipped, 2 unfinished\n"
-    assert err == "interrupted; an attempt that is running will finish\n"
+def test_an_interrupted_run_by_name_says_what_is_left(service: Service, replay: Replay) -> None:
+    service.store("a", "b")
+    service.before["RunTask"] = send_signal(signal.SIGINT)
+    err = "interrupted; an attempt that is running will finish\n"
+    assert replay("a", "b") == (130, {"unfinished": ["a", "b"], "err": err})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_ignored(service: Service, replay: Replay) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        service.store("a")
+        service.before["GetTask"] = send_signal(signal.SIGHUP)
+        assert replay("--all") == (0, {"replayed": ["a"], "err": ""})
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_process_that_is_told_to_end_pauses_first(service: Service, number: signal.Signals) -> None:
     service.now = time.time()  # the process has no virtual clock
     service.store("a")
-    looked = threading.Event()
-    service.before["GetTask"] = looked.set  # it has resumed the queue, and waits
-    command = [sys.executable, "-m", "order_tasks", "replay", "--all", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as replaying:
-        assert looked.wait(20)
+    waiting = threading.Event()
+    service.before["GetTask"] = waiting.set  # only after it has resumed the queue
+    with process("replay", "--all", "--json") as replaying:
+        assert waiting.wait(20)
         assert service.state == "RUNNING"
         replaying.send_signal(number)
         out, err = replaying.communicate(timeout=20)
-    assert replaying.returncode == 130
-    assert err == "interrupted; the dead-letter queue is paused again; an attempt that is running will finish\n"
-    assert json.loads(out) == outcome(unfinished=["a"])
+    assert (replaying.returncode, err, json.loads(out)["unfinished"]) == (130, INTERRUPTED["err"], ["a"])
     assert service.state == "PAUSED"
 
 
 # For people
 
 
-def test_a_person_reads_counts_and_what_failed(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
-    service.store("a")
-    service.store("b")
+def test_a_person_reads_counts_and_a_bar(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.store("a", "b")
     service.store("c", due=240)
     service.statuses["b"] = [500]
     assert service.command("replay", "--all") == 1
     assert capsys.readouterr() == ("1 replayed, 1 failed, 1 skipped\n", f"c skipped: {NOT_YET_DUE}\nb {FAILED_AGAIN}\n")
-
-
-def test_a_terminal_shows_a_bar(
-    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
-    service.store("a")
-    service.store("b")
-    assert service.command("replay", "--all") == 0
+    assert service.command("replay", "b") == 0
     err = capsys.readouterr().err
     assert "replaying dead letters" in err
     assert "100%" in err
