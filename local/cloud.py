@@ -15,6 +15,7 @@ from google.cloud.tasks_v2 import types
 from local.cloud_run.containers import Containers
 from local.cloud_run.front_door import FrontDoor
 from local.cloud_run.instances import Instances, Processes
+from local.cloud_scheduler import Scheduler
 from local.cloud_tasks import rest
 from local.cloud_tasks.api import Api
 from local.cloud_tasks.batches import Batches
@@ -175,6 +176,8 @@ class Cloud:
         started.push_async_callback(dispatcher.stop)
         grpc_port = await _serve_grpc(started, api, self.ports.tasks_grpc, "Cloud Tasks over gRPC")
         self.ports = Ports(grpc_port, rest_port, service_port)
+        scheduler = Scheduler(program.jobs, identity, self._clock, self._faults)
+        await started.enter_async_context(scheduler.running())
 
     def _signing_key(self) -> str:
         """The key of this state folder: its tokens outlive a restart."""

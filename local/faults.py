@@ -12,6 +12,7 @@ from local.journal import Journal
 KINDS = {
     "dispatch": ("connection refused", "answer lost", "delivered twice", "handler killed"),
     "dead letter": ("refused", "answer lost", "answered late"),
+    "scheduler": ("not called", "called twice", "answer lost"),
     "mail": ("refused", "connection closed", "answer lost", "answered late"),
     "warehouse": ("error 500", "error 429", "connection closed", "answer lost", "answered late"),
 }

@@ -4,6 +4,7 @@ Queues, accounts, grants on queues and service, secrets, and the one service wit
 what is declared has no effect here.
 """
 
+import base64
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from local.cloud_run.front_door import Service
+from local.cloud_scheduler import Job
 from local.cloud_tasks.messages import Message, QueueMessage
 from local.program import ROOT, Evaluation, ProgramError, Resource
 
@@ -32,6 +34,8 @@ class Declared:
     build: Mapping[str, Any]
     """How the service's image is built: the inputs of pulumi-docker, paths relative to the project."""
     exports: Mapping[str, Any]
+    jobs: tuple[Job, ...] = ()
+    """Of Cloud Scheduler."""
 
     @property
     def context(self) -> Path:
@@ -94,7 +98,37 @@ def _declared(evaluation: Evaluation) -> Declared:
         ),
         build=images[0].inputs["build"],
         exports=evaluation.exports,
+        jobs=tuple(_job(evaluation, job) for job in evaluation.of_type("gcp:cloudscheduler/job:Job")),
     )
+
+
+def _job(evaluation: Evaluation, resource: Resource) -> Job:
+    values = resource.inputs
+    if "httpTarget" not in values:
+        raise ProgramError(f"the job {values['name']} has no httpTarget; the local cloud runs no other jobs")
+    target = values["httpTarget"]
+    token = target.get("oidcToken", {})
+    job = Job(
+        name=values["name"],
+        schedule=values["schedule"],
+        time_zone=values.get("timeZone", "UTC"),
+        url=target["uri"],
+        method=target.get("httpMethod", "POST"),
+        headers=target.get("headers", {}),
+        body=base64.b64decode(target.get("body", "")),
+        deadline=float(values.get("attemptDeadline", "180s").rstrip("s")),
+        email=token.get("serviceAccountEmail"),
+        audience=token.get("audience", target["uri"]),
+        paused=values.get("paused", False),
+    )
+    accounts = {account.outputs["email"] for account in evaluation.of_type("gcp:serviceaccount/account:Account")}
+    if job.email and job.email not in accounts:
+        raise ProgramError(f"the job {job.name} signs in as {job.email}, which the program does not declare")
+    try:
+        job.next_run(0)
+    except ValueError as error:
+        raise ProgramError(f"the job {job.name} cannot run: {error}") from error
+    return job
 
 
 def _secret(evaluation: Evaluation, env: Mapping[str, Any], account: str) -> str:
