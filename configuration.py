@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import pulumi
 
@@ -92,7 +93,7 @@ def _value(setting: Setting, text: str) -> Any:  # noqa: ANN401 - the setting's 
     value: Any
     if setting.type is str:
         value = text
-        accepted = bool(re.fullmatch(rule.pattern, text, re.ASCII))
+        accepted = bool(re.fullmatch(rule.pattern, text, re.ASCII)) and not (rule.url and urlsplit(text).port == 0)
     elif setting.type in (int, float):
         value = setting.type(text) if _NUMBER.fullmatch(text) else math.nan
         accepted = rule.low <= value <= rule.high

@@ -33,8 +33,19 @@ class Rule(NamedTuple):
     """An item of a list, for the error message."""
     secret: bool = False
     """The value must be encrypted and is never shown."""
+    url: bool = False
+    """The port and an IPv6 host are checked, beyond the pattern."""
 
 
+# The handler's environment.py has the same patterns; tests/settings.yaml holds both to the same answers.
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_HOST = (
+    rf"(?:(?:{_LABEL}\.)*(?![0-9]+(?![A-Za-z0-9_-])){_LABEL}|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\])"
+    r"(?::[0-9]{1,5})?"
+)
+_WORD = r"(?:[^\s:@/?#\[\]%]|%[0-9A-Fa-f]{2})+"
+_ATOM = r"(?:[A-Za-z0-9!'*+=_~-]|%2[Bb])+"
 _ACCOUNT_ID: dict[str, Any] = {
     "pattern": r"[a-z][a-z0-9-]{4,28}[a-z0-9]",
     "accepts": "6 to 30 lower-case letters, digits and hyphens; the first a letter, the last not a hyphen",
@@ -136,9 +147,12 @@ class EffectSettings(TypedDict):
         Rule(
             "",
             "Secret: database of the orders, the stock and the ledger of effects",
-            pattern=r"postgresql://\S+",
-            accepts="a URL `postgresql://...`",
+            pattern=rf"(?=[!-~]+\Z)postgresql://(?:{_WORD}(?::{_WORD})?@)?"
+            rf"(?:{_HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
+            r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?",
+            accepts="a URL `postgresql://USER:PASSWORD@HOST/DATABASE`, percent-encoded",
             secret=True,
+            url=True,
         ),
     ]
     smtp_url: Annotated[
@@ -146,9 +160,11 @@ class EffectSettings(TypedDict):
         Rule(
             "",
             "Secret: mail server and sender of the confirmations",
-            pattern=r"smtps?://([^\s:@/?#]+:[^\s@/?#]+@)?[^\s:@/?#]+(:[0-9]{1,5})?/?\?from=[^@\s&<>]+(@|%40)[^@\s&<>]+",
-            accepts="a URL `smtp://user:password@host:587?from=ADDRESS`, or `smtps://`",
+            pattern=rf"(?=[!-~]+\Z)smtps?://(?:{_WORD}:{_WORD}@)?{_HOST}/?"
+            rf"\?from={_ATOM}(?:\.{_ATOM})*(?:@|%40)[A-Za-z0-9-]{{1,63}}(?:\.[A-Za-z0-9-]{{1,63}})*",
+            accepts="a URL `smtp://USER:PASSWORD@HOST:PORT?from=ADDRESS` or `smtps://...`, percent-encoded",
             secret=True,
+            url=True,
         ),
     ]
     warehouse_url: Annotated[
@@ -156,9 +172,10 @@ class EffectSettings(TypedDict):
         Rule(
             "",
             "Secret: URL that the warehouse is notified at",
-            pattern=r"https?://\S+",
-            accepts="a URL `https://...` or `http://...`",
+            pattern=rf"(?=[!-~]+\Z)https?://(?:{_WORD}(?::{_WORD})?@)?{_HOST}(?:[/?][^#]*)?",
+            accepts="a URL `https://HOST/PATH` or `http://...`, percent-encoded",
             secret=True,
+            url=True,
         ),
     ]
     warehouse_secret: Annotated[
@@ -166,8 +183,8 @@ class EffectSettings(TypedDict):
         Rule(
             "",
             "Secret: key that signs the notifications",
-            pattern=r"\S{16,}",
-            accepts="at least 16 characters without spaces",
+            pattern=r"[!-~]{16,}",
+            accepts="at least 16 ASCII characters without spaces",
             secret=True,
         ),
     ]

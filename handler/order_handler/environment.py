@@ -1,22 +1,42 @@
-"""What the handler is told at its start: its environment variables, read once.
+"""The handler's settings, read once from its environment variables at the start.
 
-Refuses a missing or malformed value before the port opens, so that a wrong revision never gets traffic. Never prints
-the value of a secret: DATABASE_URL, SMTP_URL, WAREHOUSE_URL, WAREHOUSE_SECRET.
+A missing or malformed value ends the start before the port opens, so Cloud Run sends such a revision no traffic. The
+program's settings.py accepts the same values, so that `pulumi up` fails first. An error never contains a secret:
+DATABASE_URL, SMTP_URL, WAREHOUSE_URL, WAREHOUSE_SECRET.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 _QUEUE = re.compile(r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}")
-_ADDRESS = re.compile(r"[^@\s<>]+@[^@\s<>]+", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
-_SECRETS = ("DATABASE_URL", "SMTP_URL", "WAREHOUSE_URL", "WAREHOUSE_SECRET")
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_HOST = (
+    rf"(?:(?:{_LABEL}\.)*(?![0-9]+(?![A-Za-z0-9_-])){_LABEL}|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\])"
+    r"(?::[0-9]{1,5})?"
+)
+_WORD = r"(?:[^\s:@/?#\[\]%]|%[0-9A-Fa-f]{2})+"
+_ATOM = r"(?:[A-Za-z0-9!'*+=_~-]|%2[Bb])+"
+_POSTGRESQL = re.compile(
+    rf"(?=[!-~]+\Z)postgresql://(?:{_WORD}(?::{_WORD})?@)?(?:{_HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
+    r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?"
+)
+_SMTP = re.compile(
+    rf"(?=[!-~]+\Z)smtps?://(?:{_WORD}:{_WORD}@)?{_HOST}/?"
+    rf"\?from={_ATOM}(?:\.{_ATOM})*(?:@|%40)[A-Za-z0-9-]{{1,63}}(?:\.[A-Za-z0-9-]{{1,63}})*"
+)
+_HTTP = re.compile(rf"(?=[!-~]+\Z)https?://(?:{_WORD}(?::{_WORD})?@)?{_HOST}(?:[/?][^#]*)?")
+_KEY = re.compile(r"[!-~]{16,}")
+
 _DATABASE_FORM = "postgresql://USER:PASSWORD@HOST/DATABASE (or sqlite:///PATH)"
 _SMTP_FORM = "smtp[s]://[USER:PASSWORD@]HOST[:PORT]?from=ADDRESS"
+_HTTP_FORM = "http[s]://HOST[:PORT]/PATH"
+_ENCODING = "Percent-encode special characters, such as %40 for @."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +44,7 @@ class MailServer:
     host: str
     port: int
     tls: bool
-    """TLS from the first byte; otherwise STARTTLS, if the server offers it or there is a password."""
+    """TLS from the first byte. If false, STARTTLS is used when the server offers it, and required with a password."""
     sender: str
     user: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -34,61 +54,69 @@ class MailServer:
 class Webhook:
     url: str = field(repr=False)
     secret: str = field(repr=False)
-    """Signs each body."""
+    """Key that signs each body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
     host: str
-    """Address to listen on: all of them in a container, which only the front door reaches."""
+    """Address to listen on."""
     port: int
-    """Where to listen; 0 takes a free port, which the log names."""
+    """Port to listen on; 0 picks a free one, which the log names."""
     max_attempts: int
-    """Attempts after which an order counts as failed; the first one counts."""
+    """Attempts, including the first, after which an order has failed."""
     timeout: int
-    """Seconds after which Cloud Run gives a request up."""
+    """Seconds after which Cloud Run gives up a request."""
     dead_letter_queue: str
     """`projects/P/locations/L/queues/Q`."""
+    database_pool: int = 4
+    """Most database connections of this instance."""
     project: str | None = None
-    """The Google Cloud project that traces belong to; without it, log lines name no trace."""
+    """Google Cloud project of the traces; without it, log lines name no trace."""
     emulator_host: str | None = None
-    """`host:port` of a local cloud's gRPC port, spoken to without TLS and credentials; None: Google's."""
+    """`host:port` of a local cloud's gRPC port, used without TLS and credentials; None: Google's."""
     database_url: str | None = field(default=None, repr=False)
-    """None: no ledger, and the stock is simulated."""
+    """None: there is no ledger, and the stock is simulated."""
     mail: MailServer | None = None
-    """None: simulated."""
+    """None: mails are simulated."""
     warehouse: Webhook | None = None
-    """None: simulated."""
+    """None: notifications are simulated."""
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Self:
-        """ValueError names variable, value, reason and remedy in one line; of a secret, not the value."""
+        """Read the variables; raises ValueError with one line: the variable, its value unless secret, and a remedy."""
         environment = cls(
             host=variables.get("HOST", "0.0.0.0"),
             port=_number(
                 "PORT",
                 variables.get("PORT", "8080"),
                 range(2**16),
-                "Give it a port, or unset it to listen on 8080.",
+                "Set it to a port, or unset it to listen on 8080.",
             ),
             max_attempts=_number(
                 "MAX_ATTEMPTS",
                 variables.get("MAX_ATTEMPTS"),
-                range(1, 2**31),
-                "Set it to the attempts after which an order counts as failed: the program's setting maxAttempts.",
+                range(1, 1001),
+                "Set it to the program's setting maxAttempts.",
             ),
             timeout=_number(
                 "HANDLER_TIMEOUT_SECONDS",
                 variables.get("HANDLER_TIMEOUT_SECONDS"),
-                range(1, 24 * 3600 + 1),
-                "Set it to the service's timeout: the program's setting handlerTimeoutSeconds.",
+                range(60, 601),
+                "Set it to the program's setting handlerTimeoutSeconds.",
             ),
             dead_letter_queue=_matching(
                 "DEAD_LETTER_QUEUE",
                 variables.get("DEAD_LETTER_QUEUE"),
                 _QUEUE,
                 "not projects/P/locations/L/queues/Q",
-                "Set it to the dead-letter queue's full path: the stack's output dead_letter_queue.",
+                "Set it to the stack's output dead_letter_queue.",
+            ),
+            database_pool=_number(
+                "DATABASE_POOL",
+                variables.get("DATABASE_POOL", "4"),
+                range(1, 101),
+                "Set it to the program's setting databasePool.",
             ),
             project=variables.get("GOOGLE_CLOUD_PROJECT") or None,
             emulator_host=variables.get("CLOUD_TASKS_EMULATOR_HOST") or None,
@@ -101,101 +129,84 @@ class Environment:
                 "not host:port",
                 "Set it to a local cloud's gRPC port, such as 127.0.0.1:8123, or unset it to use Google's.",
             )
-        secrets = _secrets(variables)
+        required = not _simulated(variables)
+        url = database_url(variables) if required or variables.get("DATABASE_URL") else None
+        smtp = _secret(variables, "SMTP_URL", _SMTP, _SMTP_FORM, required)
+        webhook = _secret(variables, "WAREHOUSE_URL", _HTTP, _HTTP_FORM, required)
+        key = _secret(variables, "WAREHOUSE_SECRET", _KEY, "at least 16 ASCII characters without spaces", required)
+        if (smtp or webhook) and not url:
+            raise ValueError(
+                f"DATABASE_URL is not set, but {'SMTP_URL' if smtp else 'WAREHOUSE_URL'} is: without a ledger, effects "
+                f"could repeat. Set it to {_DATABASE_FORM}, or unset the other."
+            )
+        if webhook and not key:
+            raise ValueError(
+                "WAREHOUSE_SECRET is not set, but WAREHOUSE_URL is: the warehouse could not tell who calls. "
+                "Set it to the key that the warehouse knows, or unset WAREHOUSE_URL."
+            )
         return replace(
             environment,
-            database_url=secrets["DATABASE_URL"] and database_url(variables),
-            mail=_mail_server(secrets["SMTP_URL"]),
-            warehouse=_webhook(secrets["WAREHOUSE_URL"], secrets["WAREHOUSE_SECRET"]),
+            database_url=url,
+            mail=_mail_server(smtp) if smtp else None,
+            warehouse=Webhook(webhook, key) if webhook and key else None,
         )
 
 
 def database_url(variables: Mapping[str, str]) -> str:
-    """DATABASE_URL. ValueError if it is missing or of another kind; SQLAlchemy has the last word on its form."""
-    value = variables.get("DATABASE_URL")
+    """Return DATABASE_URL; raises ValueError if it is missing or malformed."""
+    value = variables.get("DATABASE_URL", "")
+    if re.fullmatch(r"sqlite:///\S+", value):
+        return value
+    return str(_secret(variables, "DATABASE_URL", _POSTGRESQL, _DATABASE_FORM, True))
+
+
+def _simulated(variables: Mapping[str, str]) -> bool:
+    value = variables.get("SIMULATE_EFFECTS", "false")
+    if value not in ("true", "false"):
+        raise ValueError(f"SIMULATE_EFFECTS is {value!r}: neither true nor false. Set it to one of them, or unset it.")
+    return value == "true"
+
+
+def _secret(variables: Mapping[str, str], name: str, form: re.Pattern[str], shape: str, required: bool) -> str | None:
+    """The variable's value; None if it is not set and not required."""
+    value = variables.get(name)
     if not value:
-        raise ValueError(f"DATABASE_URL is not set, and has no default. Set it to {_DATABASE_FORM}.")
-    if not value.startswith(("postgresql://", "postgresql+psycopg://")) and not re.match("sqlite:///.", value):
-        raise ValueError(
-            f"DATABASE_URL is neither PostgreSQL's nor that of an SQLite file. Set it to {_DATABASE_FORM}."
-        )
+        if required:
+            raise ValueError(f"{name} is not set and has no default. Set it, or set SIMULATE_EFFECTS to true.")
+        return None
+    if any(character.isspace() for character in value):
+        raise ValueError(f"{name} contains white space, perhaps a line end. Set it without.")
+    if not form.fullmatch(value) or not (form is _KEY or _has_valid_port(value)):
+        raise ValueError(f"{name} is not {shape}. Set it to that. {'' if form is _KEY else _ENCODING}".rstrip())
     return value
 
 
-def _secrets(variables: Mapping[str, str]) -> dict[str, str | None]:
-    """Name -> value, None where simulated."""
-    simulated = variables.get("SIMULATE_EFFECTS", "false")
-    if simulated not in ("true", "false"):
-        raise ValueError(
-            f"SIMULATE_EFFECTS is {simulated!r}: neither true nor false. Set it to one of them, or unset it."
-        )
-    values = {name: variables.get(name) or None for name in _SECRETS}
-    for name, value in values.items():
-        if value is None and simulated == "false":
-            raise ValueError(f"{name} is not set, and has no default. Set it, or set SIMULATE_EFFECTS to true.")
-        if value and any(character.isspace() for character in value):
-            raise ValueError(f"{name} contains white space, perhaps a line end. Set it to the bare value.")
-    for name in ("SMTP_URL", "WAREHOUSE_URL"):
-        if values[name] and not values["DATABASE_URL"]:
-            raise ValueError(
-                f"DATABASE_URL is not set, but {name} is: without a ledger its effects would happen twice. "
-                f"Set it to {_DATABASE_FORM}, or unset {name}."
-            )
-    if values["WAREHOUSE_URL"] and not values["WAREHOUSE_SECRET"]:
-        raise ValueError(
-            "WAREHOUSE_SECRET is not set, but WAREHOUSE_URL is: the warehouse could not tell who calls. "
-            "Set it to the secret that the warehouse shares, or unset WAREHOUSE_URL."
-        )
-    return values
-
-
-def _mail_server(url: str | None) -> MailServer | None:
-    if url is None:
-        return None
-    malformed = ValueError(f"SMTP_URL is not {_SMTP_FORM}. Set it so, with %40 for an @ in user or password.")
+def _has_valid_port(url: str) -> bool:
+    """Whether the port, if there is one, is from 1 to 65535, and a host in brackets is an IPv6 address."""
     try:
-        parts = urlsplit(url)
-        # A plus sign is a plus sign in an address.
-        query = parse_qsl(parts.query.replace("+", "%2B"), strict_parsing=True)
-        port = parts.port
-    # Its own words could quote a password.
+        return urlsplit(url).port != 0
     except ValueError:
-        raise malformed from None
-    match parts.scheme, parts.path, query:
-        case "smtp" | "smtps", "" | "/", [("from", sender)] if parts.hostname and _ADDRESS.fullmatch(sender):
-            tls = parts.scheme == "smtps"
-        case _:
-            raise malformed
-    if (parts.username is None) != (parts.password is None) or parts.fragment:
-        raise malformed
+        return False
+
+
+def _mail_server(url: str) -> MailServer:
+    parts = urlsplit(url)
+    tls = parts.scheme == "smtps"
     return MailServer(
-        host=parts.hostname,
-        # Submission, not relay: Cloud Run lets nothing out to port 25.
-        port=port or (465 if tls else 587),
+        host=str(parts.hostname),
+        # Submission ports: Cloud Run blocks port 25.
+        port=parts.port or (465 if tls else 587),
         tls=tls,
-        sender=sender,
+        # A plus sign in an address is not a space.
+        sender=parse_qs(parts.query.replace("+", "%2B"))["from"][0],
         user=None if parts.username is None else unquote(parts.username),
         password=None if parts.password is None else unquote(parts.password),
     )
 
 
-def _webhook(url: str | None, secret: str | None) -> Webhook | None:
-    if url is None or secret is None:
-        return None
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    # Its own words could quote a password.
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError("WAREHOUSE_URL is not http[s]://HOST/PATH. Set it to the address that takes the notices.")
-    return Webhook(url, secret)
-
-
 def _matching(name: str, value: str | None, form: re.Pattern[str], reason: str, remedy: str) -> str:
     if value is None:
-        raise ValueError(f"{name} is not set, and has no default. {remedy}")
+        raise ValueError(f"{name} is not set and has no default. {remedy}")
     if not form.fullmatch(value):
         raise ValueError(f"{name} is {value!r}: {reason}. {remedy}")
     return value
@@ -203,8 +214,8 @@ def _matching(name: str, value: str | None, form: re.Pattern[str], reason: str, 
 
 def _number(name: str, value: str | None, allowed: range, remedy: str) -> int:
     if value is None:
-        raise ValueError(f"{name} is not set, and has no default. {remedy}")
-    # int() alone would also take " 1" and "1_0", and refuse thousands of digits in words of its own.
+        raise ValueError(f"{name} is not set and has no default. {remedy}")
+    # int() alone would also accept " 1" and "1_0".
     if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) in allowed):
         raise ValueError(f"{name} is {value!r}: not a whole number from {allowed[0]} to {allowed[-1]}. {remedy}")
     return int(value)
