@@ -1,4 +1,4 @@
-"""The runbook holds: its alerts are those that exist, and its commands do what they say, on a local cloud."""
+"""The runbook has a section for every alert, and its commands do what they say on a local cloud."""
 
 import base64
 import itertools
@@ -38,7 +38,7 @@ def test_every_command_is_run_here_or_needs_the_cloud() -> None:
 
 
 class Queues:
-    """The queues of a local cloud, as they are."""
+    """The queues of a local cloud, as its REST API shows them."""
 
     def __init__(self, cloud: LocalCloud, shop: Shop) -> None:
         self._cloud = cloud
@@ -46,7 +46,7 @@ class Queues:
         self._orders = map("ORD-{}".format, itertools.count())
 
     def dead_letters(self) -> list[str]:
-        """Their ids."""
+        """The ids of all dead letters."""
         listed = json.loads(self._get("dead_letter_queue", "/tasks")).get("tasks", [])
         return [task["name"].rpartition("/")[2] for task in listed]
 
@@ -57,7 +57,7 @@ class Queues:
         return float(json.loads(self._get("queue"))["rateLimits"]["maxDispatchesPerSecond"])
 
     def new_dead_letter(self) -> str:
-        """One whose cause is mended: its item was sold out, and there is some again."""
+        """Creates a dead letter whose replay will succeed: its item was sold out and is in stock again."""
         order, before = next(self._orders), set(self.dead_letters())
         self._shop.commit([order])
         self._stock(0)
@@ -131,7 +131,7 @@ def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
                 assert queues.rate() == float(change[1])
 
         queues.send("ORD")
-        cloud.logged("Order ORD is not yet known")  # so the handler has made its tables
+        cloud.logged("Order ORD is not yet known")  # the handler has created its tables
         for command in COMMANDS:
             if command.startswith(LOCAL):
                 run(command)
