@@ -47,3 +47,14 @@ def test_make_help_lists_every_target_that_the_pages_name() -> None:
     named = {name for page in DOCS for name in re.findall(r"`make (\w+)", page.read_text())}
     assert {"local", "test", "bench"} <= named
     assert {name for name in named if not re.search(rf"^make {name} +\w", listed, re.MULTILINE)} == set()
+
+
+def test_make_local_installs_neither_linters_nor_type_checker_nor_tests() -> None:
+    commands = subprocess.run(
+        ["make", "--dry-run", "local"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    [(uv, options)] = re.findall(r"^(\S+) sync --locked --quiet --inexact (.*)$", commands, re.MULTILINE)
+    export = [uv, "export", "--locked", "--quiet", "--no-hashes", *options.split()]
+    packages = set(re.findall(r"^[\w.-]+", subprocess.check_output(export, cwd=ROOT, text=True), re.MULTILINE))
+    assert {"aiohttp", "pulumi-gcp"} <= packages
+    assert packages & {"ruff", "mypy", "pytest", "hypothesis", "zizmor", "check-jsonschema"} == set()
