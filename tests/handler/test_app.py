@@ -10,8 +10,7 @@ from order_handler.effects import Effects
 from order_handler.orders import Order
 
 from tests.handler.calls import DELIVERED, DIRECT, Handler
-from tests.handler.conftest import PATIENCE
-from tests.handler.fake_cloud_tasks import FakeCloudTasks
+from tests.handler.conftest import PATIENCE, DeadLetterQueue
 
 TRACE = "105445aa7843bc8bf206b12000100000"
 
@@ -88,19 +87,19 @@ PERMANENT = [
 
 @pytest.mark.parametrize(("body", "error"), [row[:2] for row in PERMANENT])
 async def test_a_permanent_failure_of_a_direct_call_is_400_with_its_reason_and_a_warning_without_a_stack(
-    handler: Handler, cloud: FakeCloudTasks, body: bytes, error: str, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, body: bytes, error: str, lines: Lines
 ) -> None:
     answer = await handler.post(DIRECT, body)
     assert (answer.status, answer.json) == (400, {"error": error})
     [line] = lines()
     assert (line["severity"], line["message"], line["status"]) == ("WARNING", error, 400)
     assert "stack_trace" not in line
-    assert cloud.calls == []
+    assert cloud.names == []
 
 
 @pytest.mark.parametrize(("body", "error", "order_id"), PERMANENT)
 async def test_a_permanent_failure_of_a_delivery_is_kept_with_its_reason_and_then_200(
-    handler: Handler, cloud: FakeCloudTasks, body: bytes, error: str, order_id: str | None, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, body: bytes, error: str, order_id: str | None, lines: Lines
 ) -> None:
     answer = await handler.post(DELIVERED, body)
     assert (answer.status, answer.json) == (200, {"status": "dead-lettered", "orderId": order_id})
@@ -153,11 +152,11 @@ async def test_a_transient_failure_of_a_direct_call_is_an_error_since_nobody_ret
 
 @pytest.mark.parametrize(("headers", "status"), [(DIRECT, 400), (DELIVERED, 500)], ids=["direct", "delivered"])
 async def test_a_body_that_was_too_large_is_refused_and_kept_nowhere(
-    handler: Handler, cloud: FakeCloudTasks, headers: dict[str, str], status: int
+    handler: Handler, cloud: DeadLetterQueue, headers: dict[str, str], status: int
 ) -> None:
     answer = await handler.post(headers, bytes(2**20 + 1))
     assert (answer.status, answer.json) == (status, {"error": "Body is over 1 MiB"})
-    assert cloud.calls == []
+    assert cloud.names == []
 
 
 @pytest.mark.parametrize(("ends", "status", "severity"), [(True, 200, "INFO"), (False, 500, "WARNING")])

@@ -21,8 +21,8 @@ from order_handler.errors import AlreadyProcessedError, PermanentError, Transien
 from order_handler.ledger import Ledger
 
 from tests.handler.calls import DELIVERED, DIRECT, LAST, REPLAYED, Answer, Handler, message
-from tests.handler.conftest import DEAD_LETTER_QUEUE
-from tests.handler.fake_cloud_tasks import FakeCloudTasks, Fault
+from tests.handler.conftest import DEAD_LETTER_QUEUE, DeadLetterQueue
+from tests.local.cloud_tasks.serving import Fault, Received, faults
 
 ACTION = "update_inventory"
 BODY = message(action=ACTION)
@@ -100,10 +100,10 @@ def name(queue: str = "cloud-run-tasks", task: str = "task-1", body: bytes = BOD
 
 @pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
 async def test_what_is_done_touches_no_dead_letter(
-    handler: Handler, cloud: FakeCloudTasks, headers: dict[str, str]
+    handler: Handler, cloud: DeadLetterQueue, headers: dict[str, str]
 ) -> None:
     assert (await order(handler, headers)).json == PROCESSED
-    assert cloud.calls == []
+    assert cloud.names == []
 
 
 @pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
@@ -116,17 +116,17 @@ async def test_an_effect_that_happened_earlier_is_200_already_processed(
 
 
 async def test_a_transient_failure_is_left_to_the_queue_and_logs_its_reason_without_a_stack(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines
 ) -> None:
     deed.ends = [TransientError("not yet")]
     answer = await order(handler, DELIVERED)
-    assert (answer.status, answer.json, cloud.calls) == (500, INTERNAL, [])
+    assert (answer.status, answer.json, cloud.names) == (500, INTERNAL, [])
     [line] = lines()
     assert (line["severity"], line["message"], "stack_trace" in line) == ("WARNING", "not yet", False)
 
 
 async def test_a_permanent_failure_is_an_entry_that_can_be_replayed_at_once(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
     deed.ends = [PermanentError("Too little stock of Käse\n\U0001f9c0 " + "x" * 300)]
     answer = await order(handler, {**DELIVERED, "X-CloudTasks-TaskRetryCount": "2"})
@@ -137,7 +137,7 @@ async def test_a_permanent_failure_is_an_entry_that_can_be_replayed_at_once(
     assert entry.http_request.http_method.name == "POST"
     assert entry.http_request.body == BODY
     assert "oidc_token" not in entry.http_request
-    assert "schedule_time" not in entry
+    assert entry.schedule_time == entry.create_time
     assert entry.dispatch_deadline == timedelta(seconds=300)
     headers = dict(entry.http_request.headers)
     reason = headers.pop("X-Dead-Letter-Reason")
@@ -148,29 +148,29 @@ async def test_a_permanent_failure_is_an_entry_that_can_be_replayed_at_once(
     }
     assert reason.startswith("Too little stock of K\\xe4se \\U0001f9c0 xxx")
     assert len(reason) == 200
-    assert cloud.timeouts[0] == pytest.approx(cloud_tasks.CALL_SECONDS, abs=0.5)
+    assert cloud.received[0].seconds == pytest.approx(cloud_tasks.CALL_SECONDS, abs=0.5)
 
 
 async def test_a_permanent_failure_whose_entry_is_live_is_safe(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
     deed.ends = [PermanentError("never"), PermanentError("never")]
-    cloud.faults["CreateTask"] = [LOST_AFTER]
+    cloud.fault = faults({"CreateTask": [LOST_AFTER]})
     first = await order(handler, DELIVERED)
     assert (first.status, first.json) == (500, {"error": "never"})
     assert (await order(handler, DELIVERED)).json == DEAD_LETTERED
-    assert cloud.calls == ["CreateTask", "CreateTask", "GetTask"]
+    assert cloud.names == ["CreateTask", "CreateTask", "GetTask"]
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, FORBIDDEN, MISSING, LOST_AFTER])
 async def test_a_permanent_failure_that_is_not_known_to_be_stored_is_500_and_says_why(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, fault: Fault, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, fault: Fault, lines: Lines
 ) -> None:
     deed.ends = [PermanentError("never")]
-    cloud.faults["CreateTask"] = [fault]
+    cloud.fault = faults({"CreateTask": [fault]})
     answer = await order(handler, DELIVERED)
     assert (answer.status, answer.json) == (500, {"error": "never"})
-    assert cloud.calls == ["CreateTask"]
+    assert cloud.names == ["CreateTask"]
     [line] = lines()
     assert (line["severity"], line["message"], line["status"]) == ("ERROR", "never", 500)
     assert line["deadLetterTrouble"].startswith("Not stored: ")
@@ -178,10 +178,10 @@ async def test_a_permanent_failure_that_is_not_known_to_be_stored_is_500_and_say
 
 
 async def test_a_permanent_failure_whose_entry_was_deleted_within_a_day_is_500(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines
 ) -> None:
     deed.ends = [PermanentError("never")]
-    cloud.blocked = {name()}
+    cloud.block(name())
     assert (await order(handler, DELIVERED)).status == 500
     assert "no longer exists" in lines()[-1]["deadLetterTrouble"]
 
@@ -190,11 +190,11 @@ async def test_a_permanent_failure_whose_entry_was_deleted_within_a_day_is_500(
 
 
 async def test_a_last_attempt_warns_then_reserves_then_runs_then_releases(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines
 ) -> None:
     warned: list[bool] = []
     reserved: list[Task] = []
-    cloud.when_called = lambda _: warned.append(lines()[0]["lastAttempt"])
+    cloud.fault = lambda _: warned.append(lines()[0]["lastAttempt"])
     deed.during = lambda: reserved.append(cloud.entry)
     before = datetime.now(UTC)
     answer = await order(handler, LAST)
@@ -206,8 +206,8 @@ async def test_a_last_attempt_warns_then_reserves_then_runs_then_releases(
     assert isinstance(scheduled, datetime)
     assert before + due <= scheduled <= datetime.now(UTC) + due
     assert entry.http_request.headers["X-Dead-Letter-Attempts"] == "5"
-    assert cloud.calls == ["CreateTask", "DeleteTask"]
-    assert cloud.tasks == {}
+    assert cloud.names == ["CreateTask", "DeleteTask"]
+    assert cloud.entries == {}
     warning, line = lines()
     assert (warning["severity"], warning["message"], warning["orderId"]) == ("WARNING", "Last attempt", "ORD-1")
     assert warning["attempt"] == "5 of 5"
@@ -216,7 +216,7 @@ async def test_a_last_attempt_warns_then_reserves_then_runs_then_releases(
 
 @pytest.mark.parametrize("retry_count", ["", "many", "7"])
 async def test_an_attempt_whose_number_is_unknown_or_beyond_the_budget_is_a_last_one(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, retry_count: str
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, retry_count: str
 ) -> None:
     deed.ends = [RuntimeError()]
     headers = {**DELIVERED, "X-CloudTasks-TaskRetryCount": retry_count}
@@ -235,110 +235,108 @@ async def test_an_attempt_whose_number_is_unknown_or_beyond_the_budget_is_a_last
     ],
 )
 async def test_a_last_attempt_that_fails_leaves_its_reserve_and_is_200(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, failure: BaseException, severity: str, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, failure: BaseException, severity: str, lines: Lines
 ) -> None:
     deed.ends = [failure]
     answer = await order(handler, LAST)
     assert (answer.status, answer.json) == (200, DEAD_LETTERED)
-    assert cloud.calls == ["CreateTask"]
+    assert cloud.names == ["CreateTask"]
     assert cloud.entry.name == name()
     line = lines()[-1]
     assert (line["severity"], line["deadLetter"]) == (severity, name().rpartition("/")[2])
 
 
 async def test_a_last_attempt_of_what_was_done_before_releases_its_reserve(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
     deed.ends = [AlreadyProcessedError("done before")]
     assert (await order(handler, LAST)).json == ALREADY_PROCESSED
-    assert cloud.tasks == {}
+    assert cloud.entries == {}
 
 
 async def test_a_last_attempt_at_what_is_no_order_is_stored_to_be_replayed_at_once(
-    handler: Handler, cloud: FakeCloudTasks, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, lines: Lines
 ) -> None:
     answer = await handler.post(LAST, b"{}")
     assert answer.json == {"status": "dead-lettered", "orderId": None}
-    assert "schedule_time" not in cloud.entry
+    assert cloud.entry.schedule_time == cloud.entry.create_time
     assert [line.get("lastAttempt") for line in lines()] == [True, None]
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, FORBIDDEN, MISSING])
 async def test_store_refused_the_order_runs_all_the_same_and_a_failure_is_500(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, fault: Fault, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, fault: Fault, lines: Lines
 ) -> None:
-    cloud.faults["CreateTask"] = [fault, fault]
+    cloud.fault = faults({"CreateTask": [fault, fault]})
     deed.ends = [RuntimeError()]
     assert (await order(handler, LAST)).status == 500
-    assert (deed.runs, cloud.calls) == (1, ["CreateTask"])
+    assert (deed.runs, cloud.names) == (1, ["CreateTask"])
     assert (lines()[-1]["severity"], lines()[-1]["deadLetterTrouble"][:10]) == ("ERROR", "Not stored")
     assert (await order(handler, LAST)).json == PROCESSED
-    assert cloud.calls == ["CreateTask", "CreateTask", "DeleteTask"]
+    assert cloud.names == ["CreateTask", "CreateTask", "DeleteTask"]
     line = lines()[-1]
     assert (line["severity"], line["status"], line["deadLetterTrouble"][:10]) == ("WARNING", 200, "Not stored")
 
 
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_store_outcome_unknown_success_deletes_what_may_be_there(
-    handler: Handler, cloud: FakeCloudTasks, hangs: bool, monkeypatch: pytest.MonkeyPatch
+    handler: Handler, cloud: DeadLetterQueue, hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cloud_tasks, "CALL_SECONDS", 0.2 if hangs else 5.0)
-    cloud.faults["CreateTask"] = [Fault(grpc.StatusCode.DEADLINE_EXCEEDED, after=not hangs, hangs=hangs)]
+    cloud.fault = faults({"CreateTask": [Fault(grpc.StatusCode.DEADLINE_EXCEEDED, after=not hangs, hangs=hangs)]})
     assert (await order(handler, LAST)).json == PROCESSED
-    assert cloud.calls == ["CreateTask", "DeleteTask"]
-    assert cloud.tasks == {}
+    assert cloud.names == ["CreateTask", "DeleteTask"]
+    assert cloud.entries == {}
 
 
 async def test_store_outcome_unknown_failure_is_500_and_the_next_attempt_finds_the_entry_live(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
-    cloud.faults["CreateTask"] = [LOST_AFTER]
+    cloud.fault = faults({"CreateTask": [LOST_AFTER]})
     deed.ends = [RuntimeError()]
     assert (await order(handler, LAST)).status == 500
     assert (await order(handler, LAST)).json == DEAD_LETTERED
     assert deed.runs == 1
-    assert len(cloud.tasks) == 1
+    assert len(cloud.entries) == 1
 
 
-async def test_no_dead_letter_service_at_all_is_an_error_line_and_500(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, lines: Lines
-) -> None:
-    cloud.stop()
-    deed.ends = [RuntimeError()]
-    assert (await order(handler, LAST)).status == 500
-    assert "503" in lines()[-1]["deadLetterTrouble"]
-
-
-async def test_no_credentials_is_not_stored(
-    environment: Environment, deed: Deed, monkeypatch: pytest.MonkeyPatch, lines: Lines
+@pytest.mark.parametrize(("emulator_host", "reason"), [("127.0.0.1:1", "503"), (None, "no credentials")])
+async def test_without_service_or_credentials_nothing_is_stored(
+    environment: Environment,
+    deed: Deed,
+    emulator_host: str | None,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: Lines,
 ) -> None:
     def refuse() -> None:
         raise DefaultCredentialsError("no credentials")  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr("google.auth.default", refuse)
     deed.ends = [PermanentError("never")]
-    dead_letters = DeadLetters(environment.dead_letter_queue, environment.timeout, lambda: CloudTasks.open(None))
+    dead_letters = DeadLetters("projects/p/locations/l/queues/q", 300, lambda: CloudTasks.open(emulator_host))
     handler = Handler(App(environment, Effects(stock=deed), dead_letters))
     assert (await order(handler, DELIVERED)).status == 500
-    assert "no credentials" in lines()[-1]["deadLetterTrouble"]
+    assert reason in lines()[-1]["deadLetterTrouble"]
     assert (await order(handler, LAST)).json == PROCESSED
-    assert "no credentials" in lines()[-1]["deadLetterTrouble"]
+    assert reason in lines()[-1]["deadLetterTrouble"]
+    await dead_letters.close()
 
 
 async def test_entry_live_the_order_is_safe_and_does_not_run(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines
 ) -> None:
     deed.ends = [RuntimeError()]
     await order(handler, LAST)
     answer = await order(handler, LAST)
     assert (answer.status, answer.json) == (200, DEAD_LETTERED)
     assert deed.runs == 1
-    assert cloud.calls == ["CreateTask", "CreateTask", "GetTask"]
+    assert cloud.names == ["CreateTask", "CreateTask", "GetTask"]
     assert lines()[-1]["message"].startswith("An earlier last attempt did not end")
 
 
 async def test_an_attempt_that_dies_while_it_runs_is_safe_and_its_successor_does_not_run(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
     class KilledError(BaseException):
         pass
@@ -346,36 +344,36 @@ async def test_an_attempt_that_dies_while_it_runs_is_safe_and_its_successor_does
     deed.ends = [KilledError()]
     with pytest.raises(KilledError):
         await order(handler, LAST)
-    assert len(cloud.tasks) == 1
+    assert len(cloud.entries) == 1
     assert (await order(handler, LAST)).json == DEAD_LETTERED
     assert deed.runs == 1
 
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_name_blocked_the_order_runs_unreserved(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, fails: bool
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, fails: bool
 ) -> None:
-    cloud.blocked = {name()}
+    cloud.block(name())
     deed.ends = [RuntimeError()] if fails else []
     assert (await order(handler, LAST)).status == (500 if fails else 200)
-    assert cloud.calls == ["CreateTask", "GetTask"] + ([] if fails else ["DeleteTask"])
+    assert cloud.names == ["CreateTask", "GetTask"] + ([] if fails else ["DeleteTask"])
 
 
 async def test_name_neither_known_to_be_live_nor_blocked_the_order_runs_unreserved(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
     deed.ends = [RuntimeError(), RuntimeError()]
     await order(handler, LAST)
-    cloud.faults["GetTask"] = [UNAVAILABLE]
+    cloud.fault = faults({"GetTask": [UNAVAILABLE]})
     assert (await order(handler, LAST)).status == 500
     assert deed.runs == 2
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, FORBIDDEN])
 async def test_release_refused_is_a_warning_and_200_and_a_replay_does_nothing(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, fault: Fault, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, fault: Fault, lines: Lines
 ) -> None:
-    cloud.faults["DeleteTask"] = [fault]
+    cloud.fault = faults({"DeleteTask": [fault]})
     answer = await order(handler, LAST)
     assert (answer.status, answer.json) == (200, PROCESSED)
     line = lines()[-1]
@@ -385,19 +383,23 @@ async def test_release_refused_is_a_warning_and_200_and_a_replay_does_nothing(
     assert (await order(handler, REPLAYED)).json == ALREADY_PROCESSED
 
 
-async def test_release_of_what_is_gone_is_fine(handler: Handler, cloud: FakeCloudTasks, lines: Lines) -> None:
-    cloud.faults["DeleteTask"] = [MISSING]
+async def test_release_of_what_is_gone_is_fine(handler: Handler, cloud: DeadLetterQueue, lines: Lines) -> None:
+    cloud.fault = faults({"DeleteTask": [MISSING]})
     assert (await order(handler, LAST)).json == PROCESSED
     assert lines()[-1]["severity"] == "INFO"
 
 
 async def test_cancelled_while_it_reserves_the_order_does_not_run(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines
 ) -> None:
     reserving = asyncio.Event()
     loop = asyncio.get_running_loop()
-    cloud.faults["CreateTask"] = [Fault(grpc.StatusCode.UNAVAILABLE, hangs=True)]
-    cloud.when_called = lambda _: loop.call_soon_threadsafe(reserving.set)
+
+    def hang(_: Received) -> Fault:
+        loop.call_soon_threadsafe(reserving.set)
+        return Fault(hangs=True)
+
+    cloud.fault = hang
     request = asyncio.create_task(order(handler, LAST))
     await reserving.wait()
     await handler.app.close()
@@ -411,44 +413,44 @@ async def test_cancelled_while_it_reserves_the_order_does_not_run(
 
 @pytest.mark.parametrize("failure", [RuntimeError(), TransientError("not yet"), PermanentError("never")])
 async def test_a_replay_that_fails_is_500_stays_and_is_no_entry_of_its_own(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed, failure: Exception, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, failure: Exception, lines: Lines
 ) -> None:
     deed.ends = [failure]
     assert (await order(handler, REPLAYED)).status == 500
-    assert cloud.calls == []
+    assert cloud.names == []
     [line] = lines()
     assert (line["severity"], line["queue"], line["attempt"]) == ("WARNING", "dead-letters", "10")
 
 
-async def test_a_replay_of_what_is_no_order_is_500_and_stays(handler: Handler, cloud: FakeCloudTasks) -> None:
+async def test_a_replay_of_what_is_no_order_is_500_and_stays(handler: Handler, cloud: DeadLetterQueue) -> None:
     assert (await handler.post(REPLAYED, b"{}")).status == 500
-    assert cloud.calls == []
+    assert cloud.names == []
 
 
 async def test_a_replay_that_succeeds_is_200_so_that_the_queue_deletes_its_entry(
-    handler: Handler, cloud: FakeCloudTasks, lines: Lines
+    handler: Handler, cloud: DeadLetterQueue, lines: Lines
 ) -> None:
     assert (await order(handler, REPLAYED)).json == PROCESSED
-    assert cloud.calls == []
+    assert cloud.names == []
     assert [line.get("lastAttempt") for line in lines()] == [None]
 
 
 async def test_replay_while_reserved_the_run_that_goes_on_holds_it_off(
-    handler_with: Callable[[Effects], Handler], cloud: FakeCloudTasks, stalling: Stalling
+    handler_with: Callable[[Effects], Handler], cloud: DeadLetterQueue, stalling: Stalling
 ) -> None:
     handler = handler_with(Effects(stock=stalling))
     last = asyncio.create_task(order(handler, LAST))
     await stalling.running.wait()
-    assert len(cloud.tasks) == 1
+    assert len(cloud.entries) == 1
     assert (await order(handler, REPLAYED)).status == 500
     stalling.go_on.set()
     assert (await last).json == PROCESSED
-    assert (stalling.done, cloud.tasks) == (1, {})
+    assert (stalling.done, cloud.entries) == (1, {})
     assert (await order(handler, REPLAYED)).json == ALREADY_PROCESSED
 
 
 async def test_a_late_first_run_beside_its_retry_the_effect_happens_once_and_a_replay_does_nothing(
-    handler_with: Callable[[Effects], Handler], cloud: FakeCloudTasks, stalling: Stalling
+    handler_with: Callable[[Effects], Handler], cloud: DeadLetterQueue, stalling: Stalling
 ) -> None:
     handler = handler_with(Effects(stock=stalling))
     first = asyncio.create_task(order(handler, {**DELIVERED, "X-CloudTasks-TaskRetryCount": "3"}))
@@ -457,12 +459,12 @@ async def test_a_late_first_run_beside_its_retry_the_effect_happens_once_and_a_r
     assert (await order(handler, LAST)).json == DEAD_LETTERED
     stalling.go_on.set()
     assert (await first).json == PROCESSED
-    assert (stalling.done, len(cloud.tasks)) == (1, 1)
+    assert (stalling.done, len(cloud.entries)) == (1, 1)
     assert (await order(handler, REPLAYED)).json == ALREADY_PROCESSED
 
 
 async def test_a_late_last_run_beside_its_retry_the_retry_leaves_the_order_to_it(
-    handler_with: Callable[[Effects], Handler], cloud: FakeCloudTasks, stalling: Stalling
+    handler_with: Callable[[Effects], Handler], cloud: DeadLetterQueue, stalling: Stalling
 ) -> None:
     handler = handler_with(Effects(stock=stalling))
     late = asyncio.create_task(order(handler, LAST))
@@ -470,34 +472,34 @@ async def test_a_late_last_run_beside_its_retry_the_retry_leaves_the_order_to_it
     assert (await order(handler, LAST)).json == DEAD_LETTERED
     stalling.go_on.set()
     assert (await late).json == PROCESSED
-    assert (stalling.done, cloud.tasks) == (1, {})
+    assert (stalling.done, cloud.entries) == (1, {})
 
 
 # Names
 
 
 async def test_an_order_that_is_created_again_with_another_body_is_another_entry(
-    handler: Handler, cloud: FakeCloudTasks, deed: Deed
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
     deed.ends = [RuntimeError(), RuntimeError()]
     await order(handler, LAST)
     answer = await handler.order(LAST, action=ACTION, email="grace@example.com")
     assert answer.json == DEAD_LETTERED
-    assert set(cloud.tasks) == {name(), name(body=message(action=ACTION, email="grace@example.com"))}
+    assert set(cloud.entries) == {name(), name(body=message(action=ACTION, email="grace@example.com"))}
 
 
-async def test_an_entry_belongs_to_its_queue_and_its_task(handler: Handler, cloud: FakeCloudTasks, deed: Deed) -> None:
+async def test_an_entry_belongs_to_its_queue_and_its_task(handler: Handler, cloud: DeadLetterQueue, deed: Deed) -> None:
     deed.ends = [RuntimeError()] * 3
     await order(handler, LAST)
     await order(handler, {**LAST, "X-CloudTasks-TaskName": "task-2"})
     await order(handler, {**LAST, "X-CloudTasks-QueueName": "other"})
-    assert set(cloud.tasks) == {name(), name(task="task-2"), name(queue="other")}
+    assert set(cloud.entries) == {name(), name(task="task-2"), name(queue="other")}
 
 
-async def test_one_client_serves_orders_that_fail_at_once(handler: Handler, cloud: FakeCloudTasks, deed: Deed) -> None:
+async def test_one_client_serves_orders_that_fail_at_once(handler: Handler, cloud: DeadLetterQueue, deed: Deed) -> None:
     deed.ends = [RuntimeError()] * 20
     answers = await asyncio.gather(
         *(order(handler, {**LAST, "X-CloudTasks-TaskName": f"task-{number}"}) for number in range(20))
     )
     assert [answer.json for answer in answers] == [DEAD_LETTERED] * 20
-    assert len(cloud.tasks) == 20
+    assert len(cloud.entries) == 20

@@ -20,8 +20,7 @@ from typing import IO, Any
 import pytest
 
 from tests.handler.calls import DELIVERED, DIRECT, LAST
-from tests.handler.conftest import PATIENCE
-from tests.handler.fake_cloud_tasks import FakeCloudTasks
+from tests.handler.conftest import PATIENCE, DeadLetterQueue
 
 ORDER = b'{"orderId": "ORD-1", "action": "update_inventory"}'
 DONE = (200, {"status": "processed", "orderId": "ORD-1"})
@@ -361,12 +360,12 @@ def test_a_port_in_use_ends_it_with_an_error_line() -> None:
     assert str(port) in error["message"]
 
 
-def test_it_keeps_orders_in_the_dead_letter_queue_and_ends_well(cloud: FakeCloudTasks) -> None:
-    with serve(changes={"CLOUD_TASKS_EMULATOR_HOST": cloud.address}) as server:
+def test_it_keeps_orders_in_the_dead_letter_queue_and_ends_well(cloud: DeadLetterQueue) -> None:
+    with serve(changes={"CLOUD_TASKS_EMULATOR_HOST": cloud.grpc}) as server:
         assert server.post(b"{}", DELIVERED) == (200, {"status": "dead-lettered", "orderId": None})
         assert server.post(ORDER, LAST) == DONE
         lines = server.end()
-    assert cloud.calls == ["CreateTask", "CreateTask", "DeleteTask"]
+    assert cloud.names == ["CreateTask", "CreateTask", "DeleteTask"]
     assert cloud.entry.http_request.body == b"{}"
     assert [line["message"] for line in lines[:3]] == [
         "Missing orderId or action",
