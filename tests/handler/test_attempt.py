@@ -141,11 +141,8 @@ async def test_a_permanent_failure_is_an_entry_that_can_be_replayed_at_once(
     assert entry.dispatch_deadline == timedelta(seconds=300)
     headers = dict(entry.http_request.headers)
     reason = headers.pop("X-Dead-Letter-Reason")
-    assert headers == {
-        "Content-Type": "application/json",
-        "X-Dead-Letter-Task": "task-1",
-        "X-Dead-Letter-Attempts": "3",
-    }
+    own = {"Content-Type": "application/json", "X-Dead-Letter-Task": "task-1", "X-Dead-Letter-Attempts": "3"}
+    assert headers.items() >= own.items()
     assert reason.startswith("Too little stock of K\\xe4se \\U0001f9c0 xxx")
     assert len(reason) == 200
     assert cloud.received[0].seconds == pytest.approx(cloud_tasks.CALL_SECONDS, abs=0.5)
