@@ -8,16 +8,20 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import orjson
 
 from order_handler import logs
 from order_handler.attempt import Attempt, Attempts, End
-from order_handler.dead_letters import Api, DeadLetters
+from order_handler.dead_letters import DeadLetters
 from order_handler.delivery import Delivery
 from order_handler.effects import Effects
 from order_handler.environment import Environment
+
+if TYPE_CHECKING:
+    from order_handler.cloud_tasks import CloudTasks
+    from order_handler.outbox import Relay
 
 MAX_BODY = 2**20
 """Bytes. A task, its body included, is limited to 1 MiB."""
@@ -48,10 +52,13 @@ class IncompleteError(Exception):
 
 
 class App:
-    def __init__(self, environment: Environment, effects: Effects, dead_letters: DeadLetters) -> None:
+    def __init__(
+        self, environment: Environment, effects: Effects, dead_letters: DeadLetters, relay: "Relay | None" = None
+    ) -> None:
         self._environment = environment
         self._effects = effects
         self._dead_letters = dead_letters
+        self._relay = relay
         self._attempts = Attempts(environment.max_attempts, effects, dead_letters)
         self._running: set[asyncio.Task[Any]] = set()
         """Orders, whose callers may have left, and the preparation of the effects."""
@@ -62,7 +69,7 @@ class App:
     def configured(cls, environment: Environment) -> Self:
         """ValueError if the environment's DATABASE_URL is malformed."""
 
-        async def open_api() -> Api:
+        async def open_api() -> "CloudTasks":
             # In a thread: the official client takes a second to load, and other orders are running.
             await asyncio.to_thread(importlib.import_module, "order_handler.cloud_tasks")
             from order_handler.cloud_tasks import CloudTasks
@@ -70,7 +77,13 @@ class App:
             return await CloudTasks.open(environment.emulator_host)
 
         dead_letters = DeadLetters(environment.dead_letter_queue, environment.timeout, open_api)
-        return cls(environment, Effects.configured(environment), dead_letters)
+        effects = Effects.configured(environment)
+        relay = None
+        if effects.database and environment.task_queue:
+            from order_handler.outbox import Relay
+
+            relay = Relay(effects.database, environment.task_queue, open_api)
+        return cls(environment, effects, dead_letters, relay)
 
     def start(self) -> None:
         """Prepares the effects beside the first requests: a database that is down must not keep the port closed."""
@@ -85,6 +98,8 @@ class App:
             await asyncio.wait(ending, timeout=_CANCEL_SECONDS)
         await self._effects.close()
         await self._dead_letters.close()
+        if self._relay:
+            await self._relay.close()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -107,6 +122,9 @@ class App:
         match path, method:
             case "/process-order", "POST":
                 return await self._process_order(delivery, receive)
+            case "/relay", "POST" if self._relay and not delivery:
+                done = await asyncio.shield(self._track(self._relay.run()))
+                return Response(500 if done.failure else 200, orjson.dumps(done.counts()))
             case "/", "GET" | "HEAD":
                 return Response(200, b"Task handler is running", b"text/plain; charset=utf-8")
             case "/process-order", _:

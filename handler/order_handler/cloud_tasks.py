@@ -1,23 +1,38 @@
-"""The three calls of Cloud Tasks that dead letters need, through the official client.
+"""The calls of Cloud Tasks that dead letters and the relay need, through the official client.
 
 Owns channel, timeouts and what each answer means. No call is retried: whoever delivers the order repeats all of it.
 """
 
 import asyncio
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Self
 
 import google.auth
 import grpc.aio
-from google.api_core.exceptions import AlreadyExists, GoogleAPICallError, NotFound
+from google.api_core.exceptions import (
+    AlreadyExists,
+    DeadlineExceeded,
+    Forbidden,
+    GoogleAPICallError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    ServiceUnavailable,
+    Unauthenticated,
+)
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 
 from order_handler.dead_letters import Entry, Outcome, Stored
+from order_handler.errors import BlockedError, PermanentError
 
 CALL_SECONDS = 5.0
 
-# The dead-letter queue sends its tasks to the service's address instead.
-_URL = "https://dead-letter.invalid/process-order"
+# Both queues send their tasks to the service's address instead.
+_URL = "https://handler.invalid/process-order"
+# The permissions, the queue, the quota or the service itself: the next row would fare no better.
+_BLOCKING = (Forbidden, Unauthenticated, NotFound, ResourceExhausted, ServiceUnavailable, DeadlineExceeded)
 _EMULATOR_CHANNEL = [
     # A proxy cannot reach a local cloud.
     ("grpc.enable_http_proxy", 0),
@@ -65,6 +80,20 @@ class CloudTasks:
         except GoogleAPICallError as error:
             return str(error)
         return None
+
+    async def send(self, name: str, body: bytes, headers: Mapping[str, str], due: datetime | None) -> None:
+        """See `order_handler.outbox.Api`."""
+        request = tasks_v2.HttpRequest(url=_URL, http_method=tasks_v2.HttpMethod.POST, headers=headers, body=body)
+        task = tasks_v2.Task(name=name, http_request=request, schedule_time=due)
+        queue = name.partition("/tasks/")[0]
+        try:
+            await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)
+        except AlreadyExists:
+            return
+        except InvalidArgument as error:
+            raise PermanentError(str(error)) from error
+        except _BLOCKING as error:
+            raise BlockedError(str(error)) from error
 
     async def close(self) -> None:
         await self._client.transport.close()  # type: ignore[no-untyped-call]

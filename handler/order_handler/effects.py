@@ -4,9 +4,12 @@ Imports a library only if its effect is configured: the others would cost every 
 """
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from order_handler.environment import Environment
+
+if TYPE_CHECKING:
+    from order_handler.database import Database
 
 
 class Mail(Protocol):
@@ -22,14 +25,9 @@ class Warehouse(Protocol):
     async def close(self) -> None: ...
 
 
-class Database(Protocol):
-    async def prepare(self) -> None: ...
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Effects:
-    database: Database | None = None
+    database: "Database | None" = None
     mail: Mail | None = None
     stock: Stock | None = None
     warehouse: Warehouse | None = None

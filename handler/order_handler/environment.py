@@ -71,6 +71,8 @@ class Environment:
     """`projects/P/locations/L/queues/Q`."""
     database_pool: int = 4
     """Most database connections of this instance."""
+    task_queue: str | None = None
+    """Full path of the main queue, which the relay sends to. None: there is no relay."""
     project: str | None = None
     """Google Cloud project of the traces; without it, log lines name no trace."""
     emulator_host: str | None = None
@@ -118,9 +120,18 @@ class Environment:
                 range(1, 101),
                 "Set it to the program's setting databasePool.",
             ),
+            task_queue=variables.get("TASK_QUEUE") or None,
             project=variables.get("GOOGLE_CLOUD_PROJECT") or None,
             emulator_host=variables.get("CLOUD_TASKS_EMULATOR_HOST") or None,
         )
+        if environment.task_queue:
+            _matching(
+                "TASK_QUEUE",
+                environment.task_queue,
+                _QUEUE,
+                "not projects/P/locations/L/queues/Q",
+                "Set it to the stack's output queue.",
+            )
         if environment.emulator_host:
             _matching(
                 "CLOUD_TASKS_EMULATOR_HOST",

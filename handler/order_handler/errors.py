@@ -11,3 +11,7 @@ class TransientError(Exception):
 
 class AlreadyProcessedError(Exception):
     """The effect happened in an earlier run: nothing is left to do."""
+
+
+class BlockedError(Exception):
+    """No task can be created now: the queue, the permission, the quota or the service is missing."""

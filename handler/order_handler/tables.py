@@ -32,6 +32,24 @@ _ADVISORY_LOCK = 0x6F726465
 
 metadata = MetaData()
 
+
+class database_clock(FunctionElement[float]):  # noqa: N801  # reads as the SQL function that it is
+    """The database's clock as any client's INSERT can use it."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_clock, "postgresql")
+def _(element: database_clock, compiler: SQLCompiler, **_: object) -> str:
+    return "extract(epoch from clock_timestamp())::float8"
+
+
+@compiles(database_clock, "sqlite")
+def _(element: database_clock, compiler: SQLCompiler, **_: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
 effects = Table(
     "effects",
     metadata,
@@ -54,6 +72,16 @@ stock = Table(
     metadata,
     Column("item", Text, primary_key=True),
     Column("quantity", Integer, CheckConstraint("quantity >= 0"), nullable=False),
+)
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("task_id", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("headers", Text),
+    Column("due", Double),
+    Column("added_at", Double, nullable=False, server_default=database_clock(), index=True),
+    Column("refused", Text),
 )
 
 

@@ -58,6 +58,9 @@ CREATE TABLE IF NOT EXISTS outbox (
 }
 """The statement that creates the table, by SQLAlchemy's name of the database. The handler creates it too."""
 
+INDEX = "CREATE INDEX IF NOT EXISTS ix_outbox_added_at ON outbox (added_at)"
+"""The statement that creates its index: the relay sends the oldest rows first."""
+
 INSERT = "INSERT INTO outbox (task_id, body, headers, due) VALUES (%s, %s, %s, %s)"
 """For drivers that mark parameters with `%s`, such as Django's and psycopg's. Its parameters are a Row."""
 
