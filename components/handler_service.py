@@ -77,7 +77,7 @@ class HandlerService(pulumi.ComponentResource):
                 version = secretmanager.SecretVersion(
                     f"{name}-{label}",
                     secret=secret.id,
-                    secret_data=pulumi.Output.secret(value),
+                    secret_data=value,
                     deletion_policy="ABANDON",  # the default destroys it, and with it every older revision's start
                     opts=child,
                 )

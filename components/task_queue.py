@@ -152,8 +152,8 @@ def warn_of_a_move(hook: pulumi.ResourceHookArgs) -> None:
     before, after = (inputs and inputs.get("path") for inputs in (hook.old_inputs, hook.new_inputs))
     if before and before != after:
         pulumi.log.warn(
-            f"{before} gives way to {after}: the queue, its dead-letter queue and every task in them are deleted, and "
-            "neither name can be used again for 3 to 7 days; let both run empty first"
+            f"{before} will be replaced by {after}: the queue, its dead-letter queue and all their tasks are deleted, "
+            "and both names stay blocked for 3 to 7 days. Let both queues run empty first"
         )
 
 

@@ -1,40 +1,37 @@
-import pulumi
 import pytest
-from pulumi_gcp import projects
 
-from components.apis import Apis
-from tests.components.conftest import Declare
+from tests.declared import STACKS, declare
 
-
-def program() -> None:
-    apis = Apis("apis", "shop-project", ["run", "cloudtasks"])
-    projects.Service("caller", service="x", opts=pulumi.ResourceOptions(depends_on=[apis["cloudtasks"]]))
-
-
-def test_each_api_is_enabled_and_stays_enabled_when_the_stack_goes(declare: Declare) -> None:
-    declared = declare(program)
-    children = {key: child for key, child in declared.items() if child.parent == declared["Apis apis"].urn}
-    assert {key: child.inputs for key, child in children.items()} == {
-        "Service apis-run": {"project": "shop-project", "service": "run.googleapis.com", "disableOnDestroy": False},
-        "Service apis-cloudtasks": {
-            "project": "shop-project",
-            "service": "cloudtasks.googleapis.com",
-            "disableOnDestroy": False,
-        },
-    }
-    assert {child.type for child in children.values()} == {"gcp:projects/service:Service"}
-    assert len(declared) == len(children) + 2
+API = {
+    "gcp:artifactregistry": "artifactregistry",
+    "gcp:cloudrunv2": "run",
+    "gcp:cloudtasks": "cloudtasks",
+    "gcp:monitoring": "monitoring",
+    "gcp:secretmanager": "secretmanager",
+    "gcp:serviceaccount": "iam",
+    "docker:index": "artifactregistry",
+}
+"""The API that the resources of a module call; the image is pushed to the registry."""
 
 
-def test_an_api_by_its_short_name_is_what_its_callers_wait_for(declare: Declare) -> None:
-    declared = declare(program)
-    assert declared["Service caller"].depends_on == {declared["Service apis-cloudtasks"].urn}
+@pytest.mark.parametrize("preview", [False, True])
+def test_every_resource_waits_for_the_api_that_it_calls_and_no_other_api_is_enabled(preview: bool) -> None:
+    declared = declare(preview=preview)
+    called = {"logging"}  # an alert reads the handler's log
+    for name, resource in declared.resources.items():
+        module = resource.type.partition("/")[0]
+        if not resource.type.startswith("cloud-run-tasks:") and module != "gcp:projects":
+            called.add(API[module])
+            assert f"Service apis-{API[module]}" in declared.long_after(name), name
+    enabled = {name for name in declared.resources if name.startswith("Service apis-")}
+    assert enabled == {f"Service apis-{api}" for api in called}
+    for name in enabled:
+        assert declared[name]["service"] == name.removeprefix("Service apis-") + ".googleapis.com"
 
 
-def test_an_api_that_is_not_enabled_cannot_be_waited_for(declare: Declare) -> None:
-    def program() -> None:
-        apis = Apis("apis", "shop-project", ["run"])
-        with pytest.raises(KeyError, match="iam"):
-            apis["iam"]
-
-    assert declare(program).keys() == {"Apis apis", "Service apis-run"}
+@pytest.mark.parametrize("stack", STACKS)
+def test_an_api_stays_enabled_when_the_stack_is_destroyed(stack: str) -> None:
+    """Something else in the project may use it."""
+    apis = [inputs for name, inputs in declare(stack).of("Service").items() if "apis-" in name]
+    assert apis
+    assert not any(api["disableOnDestroy"] for api in apis)

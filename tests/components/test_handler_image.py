@@ -1,93 +1,39 @@
 import re
 
-import pulumi
-from pulumi_gcp import projects
+import pytest
 
-from components.handler_image import HandlerImage
-from local.program import evaluate
-from tests.components.conftest import Declare, place
-
-GIVEN = "europe-west1-docker.pkg.dev/shop-project/other-images/order-handler@sha256:" + "5" * 64
+from local.program import ROOT
+from tests.declared import STACKS, declare
 
 
-def program(given: str = "") -> None:
-    image = HandlerImage(
-        "handler-image",
-        {
-            **place("artifactregistry"),
-            "repository_name": "order-images",
-            "image_name": "order-handler",
-            "context": "handler",
-            "image": given,
-        },
+def test_the_image_is_built_for_cloud_run_and_pushed_into_its_repository() -> None:
+    declared = declare(repositoryName="order-images", serviceName="order-handler", region="europe-west1")
+    image, repository = declared["Image handler-image"], declared["Repository handler-image-repository"]
+    assert image["imageName"] == "europe-west1-docker.pkg.dev/shop-project/order-images/order-handler:latest"
+    assert image["build"]["platform"] == "linux/amd64"
+    assert (ROOT / image["build"]["dockerfile"]).is_file()
+    assert image["skipPush"] is False
+    assert image["buildOnPreview"] is False
+    assert "registry" not in image  # so no credential enters the state
+    assert (repository["repositoryId"], repository["location"], repository["format"]) == (
+        *("order-images", "europe-west1"),
+        "DOCKER",
     )
-    pulumi.export("digest", image.digest)
-    projects.Service("deployed", service=image.digest)
+    assert declared.after("Image handler-image") == {"Repository handler-image-repository"}
 
 
-def test_it_declares_one_repository_and_one_image(declare: Declare) -> None:
-    declared = declare(program)
-    component = declared["HandlerImage handler-image"]
-    assert component.type == "cloud-run-tasks:index:HandlerImage"
-    assert {child.type for child in declared.values() if child.parent == component.urn} == {
-        "gcp:artifactregistry/repository:Repository",
-        "docker:index/image:Image",
-    }
-    assert len(declared) == 6
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_service_runs_the_exported_image_by_digest(stack: str) -> None:
+    declared = declare(stack)
+    name = declared["Image handler-image"]["imageName"].removesuffix(":latest")
+    assert re.fullmatch(re.escape(name) + "@sha256:[0-9a-f]{64}", declared.container["image"])
+    assert declared.exports["image"] == declared.container["image"]
+    assert "Image handler-image" in declared.after("Service handler")
 
 
-def test_the_repository_waits_for_its_api(declare: Declare) -> None:
-    declared = declare(program)
-    repository = declared["Repository handler-image-repository"]
-    assert repository.depends_on == {declared["Service apis-artifactregistry"].urn}
-    assert repository.inputs == {
-        "project": "shop-project",
-        "location": "europe-west1",
-        "repositoryId": "order-images",
-        "format": "DOCKER",
-        "description": "Images of the order handler",
-    }
-
-
-def test_the_image_is_built_for_cloud_run_and_pushed_into_the_repository_with_the_logins_of_the_host(
-    declare: Declare,
-) -> None:
-    declared = declare(program)
-    image = declared["Image handler-image"]
-    assert image.depends_on == {declared["Repository handler-image-repository"].urn}
-    assert image.inputs == {
-        "imageName": "europe-west1-docker.pkg.dev/shop-project/order-images/order-handler:latest",
-        "build": {
-            "context": "handler",
-            "dockerfile": "handler/Dockerfile",
-            "platform": "linux/amd64",
-            "builderVersion": "BuilderBuildKit",
-        },
-        "buildOnPreview": False,
-        "skipPush": False,
-    }
-
-
-def test_the_digest_names_the_pushed_image_and_no_tag() -> None:
-    evaluation = evaluate(program, config={})
-    [image] = evaluation.of_type("docker:index/image:Image")
-    digest = evaluation.exports["digest"]
-    assert re.fullmatch(
-        r"europe-west1-docker\.pkg\.dev/shop-project/order-images/order-handler@sha256:[0-9a-f]{64}", digest
-    )
-    assert digest == image.outputs["repoDigest"]
-
-
-def test_the_digest_is_unknown_until_the_image_is_pushed(declare: Declare) -> None:
-    assert evaluate(program, config={}, preview=True).exports == {"digest": None}
-    declared = declare(program)
-    assert declared["Service deployed"].depends_on == {declared["Image handler-image"].urn}
-
-
-def test_an_image_that_is_given_is_not_built_and_leaves_the_repository_for_the_next_that_is(declare: Declare) -> None:
-    declared = declare(lambda: program(GIVEN))
-    assert {key for key in declared if "Image" in key or "Repository" in key} == {
-        "HandlerImage handler-image",
-        "Repository handler-image-repository",
-    }
-    assert declared["Service deployed"].inputs["service"] == GIVEN
+def test_a_given_image_is_run_and_nothing_is_built_but_the_repository_stays() -> None:
+    given = "us-central1-docker.pkg.dev/shop-project/cloud-run-tasks/task-handler@sha256:" + "5" * 64
+    declared = declare(image=given)
+    assert declared.container["image"] == declared.exports["image"] == given
+    assert not declared.of("Image")
+    assert declared.of("Repository")

@@ -5,39 +5,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pulumi
 import pytest
 from order_handler.dead_letters import MARGIN_SECONDS
 
-from components.monitoring import ALERTS, CHARTS, Monitoring
-from local.program import Resource, evaluate
-from tests.components.conftest import Computed, Declare, place
+from components.monitoring import ALERTS, CHARTS
+from tests.declared import EMAIL, PAGER, Declared, declare
 
 TIMEOUT = 270
-PAGER = "projects/shop-project/notificationChannels/17"
-EMAIL = "on-call@shop.example"
-LOG = "A last attempt was taken"
+LOGS = {"A last attempt was taken": "jsonPayload.lastAttempt=true"}
+"""Alerts on the handler's log, and the field that each looks for."""
 
 
-def monitoring(emails: tuple[str, ...] = (EMAIL,), channels: tuple[str, ...] = (PAGER,)) -> Monitoring:
-    return Monitoring(
-        "monitoring",
-        {
-            **place("monitoring", "logging"),
-            "queue_name": "orders",
-            "dead_letter_queue": "projects/shop-project/locations/europe-west1/queues/lost-orders",
-            "service_name": "order-handler",
-            "handler_timeout_seconds": TIMEOUT,
-            "alert_emails": emails,
-            "notification_channels": channels,
-        },
+def monitored(emails: tuple[str, ...] = (EMAIL,), channels: tuple[str, ...] = (PAGER,)) -> Declared:
+    return declare(
+        queueName="orders",
+        serviceName="order-handler",
+        region="europe-west1",
+        handlerTimeoutSeconds=str(TIMEOUT),
+        alertEmails=json.dumps(emails),
+        notificationChannels=json.dumps(channels),
     )
 
 
-def policies(declared: Mapping[str, Resource]) -> dict[str, dict[str, Any]]:
+def policies(declared: Declared) -> dict[str, Mapping[str, Any]]:
     """The inputs of each alert policy by the alert's name."""
-    inputs = [dict(resource.inputs) for resource in declared.values() if resource.type.endswith(":AlertPolicy")]
-    return {policy["displayName"].removeprefix("orders: "): policy for policy in inputs}
+    policies = declared.of("AlertPolicy").values()
+    return {policy["displayName"].removeprefix("orders: "): policy for policy in policies}
 
 
 def prometheus(policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,91 +40,63 @@ def prometheus(policy: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_it_declares_a_policy_an_alert_a_channel_an_address_and_one_dashboard(declare: Declare) -> None:
-    declared = declare(monitoring)
-    component = declared["Monitoring monitoring"]
-    assert component.type == "cloud-run-tasks:index:Monitoring"
-    children = [child for child in declared.values() if child.parent == component.urn]
-    assert sorted(child.type.rpartition(":")[2] for child in children) == [
-        *["AlertPolicy"] * len(ALERTS),
-        "Dashboard",
-        "NotificationChannel",
-    ]
-    assert len(declared) == len(children) + 4
-    apis = {declared["Service apis-monitoring"].urn, declared["Service apis-logging"].urn}
-    assert all(apis <= child.depends_on for child in children)
-
-
-def test_every_alert_goes_to_every_channel_and_that_of_a_metric_again_each_day(
-    declare: Declare, computed: Computed
-) -> None:
-    declared = declare(monitoring)
-    channel = declared[f"NotificationChannel monitoring-{EMAIL}"]
-    assert channel.inputs == {
-        "project": "shop-project",
-        "displayName": f"orders: {EMAIL}",
-        "type": "email",
-        "labels": {"email_address": EMAIL},
-    }
-    channels = [computed(f"monitoring-{EMAIL}_id"), PAGER]
+def test_every_alert_goes_to_every_channel_and_that_of_a_metric_again_each_day() -> None:
+    declared = monitored()
+    [channel] = declared.of("NotificationChannel").values()
+    assert (channel["type"], channel["labels"]) == ("email", {"email_address": EMAIL})
+    channels = [f"monitoring-{EMAIL}_id", PAGER]
     daily = {"notificationChannelStrategies": [{"notificationChannelNames": channels, "renotifyInterval": "86400s"}]}
     found = policies(declared)
     assert found.keys() == {alert.name for alert in ALERTS}
     for name, policy in found.items():
         assert policy["notificationChannels"] == channels
-        assert policy["alertStrategy"] == ({"notificationRateLimit": {"period": "3600s"}} if name == LOG else daily)
+        assert policy["alertStrategy"] == ({"notificationRateLimit": {"period": "3600s"}} if name in LOGS else daily)
 
 
-def test_without_a_channel_alerts_open_incidents_and_remind_nobody(declare: Declare) -> None:
-    for name, policy in policies(declare(lambda: monitoring((), ()))).items():
+def test_without_a_channel_alerts_open_incidents_and_remind_nobody() -> None:
+    for name, policy in policies(monitored((), ())).items():
         assert "notificationChannels" not in policy or policy["notificationChannels"] == []
-        assert "alertStrategy" not in policy or name == LOG
+        assert "alertStrategy" not in policy or name in LOGS
 
 
-def test_every_alert_says_what_it_means_and_where_to_read_what_to_do(declare: Declare) -> None:
-    for name, policy in policies(declare(monitoring)).items():
+def test_every_alert_says_what_it_means_and_where_to_read_what_to_do() -> None:
+    for name, policy in policies(monitored()).items():
         section = name.lower().replace(" ", "-")
         text = policy["documentation"]["content"]
         assert text.endswith(f".\n\nWhat to do: docs/operations.md#{section}")
         assert "$" not in text + json.dumps(policy["conditions"])
 
 
-def test_a_metric_that_does_not_exist_before_the_first_task_is_no_obstacle(declare: Declare) -> None:
-    found = policies(declare(monitoring))
-    assert all(prometheus(policy)["disableMetricValidation"] for name, policy in found.items() if name != LOG)
+def test_a_metric_that_does_not_exist_before_the_first_task_is_no_obstacle() -> None:
+    found = policies(monitored())
+    assert all(prometheus(policy)["disableMetricValidation"] for name, policy in found.items() if name not in LOGS)
 
 
-def test_the_last_attempt_is_seen_in_the_handler_s_own_log(declare: Declare) -> None:
-    assert policies(declare(monitoring))[LOG]["conditions"] == [
-        {
-            "displayName": LOG,
-            "conditionMatchedLog": {
-                "filter": 'resource.type="cloud_run_revision" resource.labels.location="europe-west1" '
-                'resource.labels.service_name="order-handler" jsonPayload.lastAttempt=true'
-            },
-        }
-    ]
+@pytest.mark.parametrize(("name", "field"), LOGS.items())
+def test_an_alert_on_the_log_looks_for_a_field_of_the_handler(name: str, field: str) -> None:
+    [condition] = policies(monitored())[name]["conditions"]
+    assert condition["conditionMatchedLog"] == {
+        "filter": 'resource.type="cloud_run_revision" resource.labels.location="europe-west1" '
+        f'resource.labels.service_name="order-handler" {field}'
+    }
 
 
-def test_a_reserve_of_a_last_attempt_that_still_runs_alerts_nobody(declare: Declare) -> None:
-    duration = int(prometheus(policies(declare(monitoring))["Dead letters wait"])["duration"].rstrip("s"))
+def test_a_reserve_of_a_last_attempt_that_still_runs_alerts_nobody() -> None:
+    duration = int(prometheus(policies(monitored())["Dead letters wait"])["duration"].rstrip("s"))
     assert duration >= TIMEOUT + MARGIN_SECONDS + 60
     assert duration % 60 == 0
 
 
-def test_the_dashboard_has_a_chart_a_row_and_its_address_is_handed_on(declare: Declare, preview: bool) -> None:
-    dashboard = json.loads(declare(monitoring)["Dashboard monitoring"].inputs["dashboardJson"])
+def test_the_dashboard_has_every_chart() -> None:
+    dashboard = json.loads(monitored()["Dashboard monitoring"]["dashboardJson"])
     assert dashboard["displayName"] == "orders"
     widgets = dashboard["gridLayout"]["widgets"]
     assert [widget["title"] for widget in widgets] == [title for title, _ in CHARTS]
     assert "$" not in json.dumps(widgets)
-    exports = evaluate(lambda: pulumi.export("url", monitoring().dashboard_url), config={}, preview=preview).exports
-    console = "https://console.cloud.google.com/monitoring/dashboards/builder"
-    assert exports["url"] == (None if preview else f"{console}/monitoring_id?project=shop-project")
 
 
 QUEUE = 'monitored_resource="cloud_tasks_queue",location="europe-west1",queue_id="orders"'
-DEAD_LETTERS = QUEUE.replace("orders", "lost-orders")
+DEAD_LETTERS = QUEUE.replace("orders", "orders-dead-letters")
 SERVICE = 'monitored_resource="cloud_run_revision",location="europe-west1",service_name="order-handler"'
 DEPTH, DEAD_DEPTH = (f"cloudtasks_googleapis_com:queue_depth{{{queue}}}" for queue in (QUEUE, DEAD_LETTERS))
 OTHER_DEPTH = DEPTH.replace("orders", "orders-2")
@@ -191,8 +156,8 @@ def test_what_is_wrong_alerts_and_what_is_not_does_not(
     """Prometheus itself evaluates the queries: the sums are Cloud Monitoring's, which speaks the same language."""
     if not shutil.which("promtool"):
         pytest.skip("no promtool on the path: apt-get install prometheus")
-    found = policies({r.urn: r for r in evaluate(monitoring, config={}).resources.values()})
-    watching = {name: prometheus(policy) for name, policy in found.items() if name != LOG}
+    found = policies(monitored())
+    watching = {name: prometheus(policy) for name, policy in found.items() if name not in LOGS}
     rules = [
         {"alert": name, "expr": f"count({rule['query']})", "for": rule["duration"]} for name, rule in watching.items()
     ]

@@ -84,7 +84,7 @@ def test_dev_warns_of_a_move_tells_all_that_it_replaces_and_is_destroyed_at_the_
         moved = dev.preview(settings)
         assert moved.error == ""
         [warning] = moved.warnings
-        assert "locations/us-central1/queues/cloud-run-tasks gives way to projects/" in warning
+        assert "locations/us-central1/queues/cloud-run-tasks will be replaced by projects/" in warning
         assert replaced(moved) == QUEUES | also
 
     destroyed = did(dev.destroy())
