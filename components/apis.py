@@ -1,6 +1,6 @@
 """The Google APIs that the other components call.
 
-Owns that they are enabled. Leaves them enabled when the stack goes: others in the project may use them.
+Enables them, and leaves them enabled when the stack is destroyed: something else in the project may use them.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from pulumi_gcp import projects
 
 
 class Apis(pulumi.ComponentResource):
-    """cloud-run-tasks:index:Apis. Produces: one projects.Service `<name>-<api>` an API."""
+    """cloud-run-tasks:index:Apis. Produces: one projects.Service `<name>-<api>` per API."""
 
     def __init__(
         self, name: str, project: pulumi.Input[str], apis: Iterable[str], opts: pulumi.ResourceOptions | None = None
@@ -31,15 +31,15 @@ class Apis(pulumi.ComponentResource):
         self.register_outputs({})
 
     def __getitem__(self, api: str) -> pulumi.Resource:
-        """The enabled API, for `depends_on`: a component's own `depends_on` would not reach its children."""
+        """The enabled API, for a resource's `depends_on`. A component's `depends_on` does not reach its children."""
         return self._enabled[api]
 
 
 class ProjectArgs(TypedDict):
-    """Where every component declares its resources."""
+    """What every component needs: the project, its region and its enabled APIs."""
 
     apis: Apis
-    """Each resource depends on the API that it is made through."""
+    """Each resource depends on the API that creates it."""
     project: str
     location: str
-    """Region of queue, image and service alike."""
+    """Region of queues, image and service."""

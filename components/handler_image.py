@@ -1,7 +1,7 @@
-"""The handler's image: where it is kept and how it is built.
+"""The handler's image: its Artifact Registry repository and its build from handler/.
 
-Owns the Artifact Registry repository and the build of handler/. Hands on a digest, never a tag: a tag can come to mean
-another image without a deployment. Pushes with the Docker login of the host, so no credential enters the state.
+Returns a digest, never a tag, because a tag can move to another image without a deployment. Pushes with the Docker
+login of the machine that deploys, so no credential enters the state.
 """
 
 import pulumi
@@ -15,16 +15,17 @@ class HandlerImageArgs(ProjectArgs):
     repository_name: str
     image_name: str
     context: str
-    """Folder of the Dockerfile, relative to the project: an absolute path would differ between machines."""
+    """Folder of the Dockerfile, relative to the project: an absolute path would be a change on another machine."""
     image: str
-    """An image by digest that is used instead of building one; empty builds."""
+    """An image by digest to use instead of building one; if empty, one is built."""
 
 
 class HandlerImage(pulumi.ComponentResource):
-    """cloud-run-tasks:index:HandlerImage. Produces: Repository `<name>-repository`, Image `<name>` if it builds one."""
+    """cloud-run-tasks:index:HandlerImage. Produces: Repository `<name>-repository`, and Image
+    `<name>` unless an image is given."""
 
     digest: pulumi.Output[str]
-    """`<repository>/<image>@sha256:...`, once it is there."""
+    """`<repository>/<image>@sha256:...`; known when the image is pushed."""
 
     def __init__(self, name: str, args: HandlerImageArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:HandlerImage", name, None, opts)

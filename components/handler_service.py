@@ -1,7 +1,7 @@
 """The private Cloud Run service that handles the tasks.
 
-Owns the service, the account that it runs as, and its secrets, which that account alone may read. Keeps the invoker
-check on. What else the handler may do is granted beside what it does it to.
+Owns the service, the account that it runs as, and its secrets, which only that account may read. Cloud Run checks every
+caller. The handler's other rights are granted by the component that owns the resource.
 """
 
 from collections.abc import Mapping
@@ -15,36 +15,36 @@ from components.apis import ProjectArgs
 class HandlerServiceArgs(ProjectArgs):
     service_name: str
     handler_account: str
-    """Id of the account to run as."""
+    """Id of the service account to run as."""
     image: pulumi.Input[str]
     """The image by digest."""
     memory: str
-    """Of one instance, such as `512Mi`."""
+    """Memory of one instance, such as `512Mi`."""
     handler_timeout_seconds: int
     max_instances: int
     container_concurrency: int
-    """Requests that one instance takes at once."""
+    """Requests that one instance handles at once."""
     max_attempts: int
-    """The handler's attempt budget."""
+    """Attempts after which the handler stores a task as a dead letter."""
     dead_letter_queue: str
-    """Full path; the queue itself comes later, since it needs the service."""
+    """Full path as text, because the queue is declared after the service."""
     simulate_effects: bool
-    """The handler may log effects that it has no address for."""
+    """The handler only logs effects whose URL is not set."""
     secrets: Mapping[str, str]
-    """Environment variables of the handler by name; empty ones are left out."""
+    """Secret environment variables of the handler; empty ones are left out."""
     deletion_protection: bool
 
 
 class HandlerService(pulumi.ComponentResource):
     """cloud-run-tasks:index:HandlerService. Produces: Account `<name>-account`, Service `<name>`,
-    and for each secret Secret, SecretVersion and SecretIamMember `<name>-<secret>`."""
+    and per secret a Secret, SecretVersion and SecretIamMember `<name>-<secret>`."""
 
     service_name: pulumi.Output[str]
-    """The service's name, once it exists."""
+    """The service's name; known when the service exists."""
     url: pulumi.Output[str]
-    """The service's root URL, without a trailing slash: the address of tasks and the audience of their tokens."""
+    """The service's root URL without a trailing slash: the tasks' URL and their tokens' audience."""
     account_member: pulumi.Output[str]
-    """The account that the handler runs as, `serviceAccount:...`."""
+    """The account that the handler runs as, `serviceAccount:EMAIL`."""
 
     def __init__(self, name: str, args: HandlerServiceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:HandlerService", name, None, opts)
@@ -78,10 +78,10 @@ class HandlerService(pulumi.ComponentResource):
                     f"{name}-{label}",
                     secret=secret.id,
                     secret_data=value,
-                    deletion_policy="ABANDON",  # the default destroys it, and with it every older revision's start
+                    deletion_policy="ABANDON",  # the default would destroy it, and older revisions could not start
                     opts=child,
                 )
-                # the version's number: a new value makes a new revision, and an old revision keeps its own
+                # by number: a new value makes a new revision, and an old revision keeps its own value
                 reference: cloudrunv2.ServiceTemplateContainerEnvValueSourceSecretKeyRefArgsDict = {
                     "secret": secret.secret_id,
                     "version": version.version,
@@ -114,13 +114,13 @@ class HandlerService(pulumi.ComponentResource):
                     {
                         "image": args["image"],
                         "ports": {"container_port": 8080},
-                        # without cpu_idle written, naming limits would bill the CPU around the clock
+                        # if limits are set and cpu_idle is not, the CPU is billed around the clock
                         "resources": {
                             "limits": {"cpu": "1", "memory": args["memory"]},
                             "cpu_idle": True,
                             "startup_cpu_boost": True,
                         },
-                        # probes once a second: the default of ten would be added to a cold start
+                        # the default period of 10 s would lengthen a cold start
                         "startup_probe": {
                             "http_get": {"path": "/", "port": 8080},
                             "initial_delay_seconds": 0,

@@ -1,7 +1,7 @@
-"""What wakes the person on call, and what they look at first.
+"""The alerts and the dashboard.
 
-Owns the alert policies, the e-mail channels and one dashboard. Reads Google's own metrics and the handler's log, and
-adds none. Each alert has a section in the runbook that says what to do about it.
+Owns the alert policies, the e-mail channels and one dashboard. They use Google's own metrics and the handler's log.
+Each alert has a section in the runbook that says what to do.
 """
 
 import json
@@ -18,14 +18,14 @@ RUNBOOK = "docs/operations.md"
 
 
 class Alert(NamedTuple):
-    """One alert policy; $names in it are those of `_names`."""
+    """One alert policy; `_names` defines the $names in it."""
 
     name: str
-    """Heading of its section in the runbook."""
+    """Heading of the alert's section in the runbook."""
     query: str
-    """PromQL that finds something while there is reason to alert."""
+    """PromQL that returns a result while the alert's condition holds, or a log filter if `seconds` is empty."""
     seconds: str
-    """How long it has to; empty if the query is a filter of the log instead."""
+    """How long the condition must hold; empty for an alert on the log."""
     meaning: str
 
 
@@ -38,7 +38,7 @@ INSTANCES = "run_googleapis_com:container_instance_count"
 
 
 def _share(metric: str, selector: str, bad: str, share: float) -> str:
-    """PromQL: more than this share of ten minutes' events are bad, and more than ten of them."""
+    """PromQL: more than this share of the last ten minutes' events are bad, and more than ten are."""
     some, every = f"sum(increase({metric}{{{selector},{bad}}}[10m]))", f"sum(increase({metric}{{{selector}}}[10m]))"
     return f"{some} / {every} > {share} and {some} > 10"
 
@@ -48,50 +48,52 @@ ALERTS = (
         "Dead letters wait",
         f"{DEPTH}{{$dead_letters}} > 0",
         "${reserved}",
-        "Orders failed for good, or on their last attempt, and wait for somebody to mend the cause and replay them.",
+        "Orders failed permanently or on their last attempt. They wait until somebody replays them.",
     ),
     Alert(
         "A last attempt was taken",
         'resource.type="cloud_run_revision" resource.labels.location="$location" '
         'resource.labels.service_name="$service_name" jsonPayload.lastAttempt=true',
         "",
-        "An order failed so often that it is being tried for the last time; if that fails too, it is a dead letter.",
+        "An order's last attempt began, because all earlier ones failed. If it fails too, the order is a dead letter.",
     ),
     Alert(
         "Attempts fail",
         _share(ATTEMPTS, "$queue", 'response_code!="ok"', 0.2),
         "300",
-        "Over a fifth of the attempts end in another answer than 2xx, or in none.",
+        "Over a fifth of the attempts end without a 2xx answer.",
     ),
     Alert(
         "The queue does not fall",
         f"{DEPTH}{{$queue}} >= max_over_time({DEPTH}{{$queue}}[30m] offset 30m) > 0",
         "1800",
-        "For half an hour it was never below its fullest of the half hour before: it is paused, blocked or too slow.",
+        "For half an hour the queue was never shorter than its longest in the half hour before: it is paused, "
+        "blocked or too slow.",
     ),
     Alert(
         "The service answers 5xx",
         _share(REQUESTS, "$service", 'response_code_class="5xx"', 0.05),
         "300",
-        "Over a twentieth of the requests fail in the handler, or before it.",
+        "Over a twentieth of the requests fail, in the handler or before it.",
     ),
     Alert(
         "The service answers 429",
         f'sum(increase({REQUESTS}{{$service,response_code="429"}}[10m])) > 10',
         "0",
-        "The service has no instance left for requests: they use up attempts without reaching the handler.",
+        "No instance is free: attempts are used up without reaching the handler.",
     ),
     Alert(
         "The handler is slow",
         f"histogram_quantile(0.95, sum by (le) (rate({LATENCIES}{{$service}}[10m]))) > $slow_milliseconds",
         "300",
-        "One request in twenty takes over four fifths of the timeout; past it, a task is sent again while it runs.",
+        "One request in twenty takes over four fifths of the timeout. After the timeout, Cloud Tasks sends the task "
+        "again, although the first run may continue.",
     ),
     Alert(
         "A queue was not empty for a day",
         f"{DEPTH}{{$queues}} > 0",
-        "82800",  # an alert cannot look back over more than a day
-        "Cloud Tasks deletes a task 31 days after its creation. No metric tells its age: this is the nearest.",
+        "82800",  # an alert can look back one day at most
+        "Cloud Tasks deletes a task 31 days after its creation. No metric shows a task's age; this comes closest.",
     ),
 )
 
@@ -111,19 +113,19 @@ CHARTS = (
 
 class MonitoringArgs(ProjectArgs):
     queue_name: str
-    """Also the name that alerts, channels and dashboard begin with."""
+    """The names of alerts, channels and dashboard begin with it, too."""
     dead_letter_queue: str
-    """Full path."""
+    """Full path of the dead-letter queue."""
     service_name: str
     handler_timeout_seconds: int
     alert_emails: Sequence[str]
     notification_channels: Sequence[str]
-    """Further channels to notify, `projects/P/notificationChannels/N`."""
+    """Other channels to notify, `projects/P/notificationChannels/N`."""
 
 
 class Monitoring(pulumi.ComponentResource):
-    """cloud-run-tasks:index:Monitoring. Produces: NotificationChannel `<name>-<e-mail>` an address,
-    AlertPolicy `<name>-<alert>` an alert, Dashboard `<name>`."""
+    """cloud-run-tasks:index:Monitoring. Produces: one NotificationChannel `<name>-<e-mail>` per
+    address, one AlertPolicy `<name>-<alert>` per alert, Dashboard `<name>`."""
 
     dashboard_url: pulumi.Output[str]
     """The dashboard in the Google Cloud console."""
@@ -157,7 +159,7 @@ class Monitoring(pulumi.ComponentResource):
                     "query": query,
                     "duration": Template(f"{alert.seconds}s").substitute(names),
                     "evaluation_interval": "60s",
-                    # a metric does not exist before its first task
+                    # a metric does not exist before the first task
                     "disable_metric_validation": True,
                 }
                 if channels:
@@ -197,11 +199,11 @@ class Monitoring(pulumi.ComponentResource):
 
 
 def _names(args: MonitoringArgs) -> dict[str, str]:
-    """What the queries speak of: selectors of queues and service, and figures that follow from the settings."""
+    """The values of $names in queries: selectors of queues and service, and figures from the settings."""
     dead_letters = args["dead_letter_queue"].rpartition("/")[2]
     queues = f'monitored_resource="cloud_tasks_queue",location="{args["location"]}"'
     service = f'monitored_resource="cloud_run_revision",location="{args["location"]}"'
-    # a reserve is nobody's to replay before the timeout and a minute have passed: whole minutes, with two to spare
+    # a reserved dead letter is due after the timeout and a minute; in whole minutes, plus two
     reserved = 60 * (-(-args["handler_timeout_seconds"] // 60) + 3)
     return {
         "queue": f'{queues},queue_id="{args["queue_name"]}"',
@@ -216,7 +218,7 @@ def _names(args: MonitoringArgs) -> dict[str, str]:
 
 
 def _dashboard(title: str, names: dict[str, str]) -> dict[str, Any]:
-    """The dashboard as the API takes it; figures as text, as it gives them back."""
+    """The dashboard in the API's form; numbers are text, because the API returns them as text."""
     return {
         "displayName": title,
         "gridLayout": {

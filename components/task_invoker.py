@@ -1,7 +1,7 @@
-"""The account that Cloud Tasks signs in to the handler as.
+"""The service account whose token Cloud Tasks sends to the handler.
 
-Owns the account, its right to invoke the one service, and who may act as it. Grants are members: the other bindings of
-a shared project stay.
+Owns the account, its right to invoke the service, and who may act as it. Grants are memberships, so other bindings in a
+shared project stay.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,24 @@ from components.apis import ProjectArgs
 
 class TaskInvokerArgs(ProjectArgs):
     invoker_account: str
-    """Id of the account."""
+    """Id of the service account."""
     invoker_display_name: str
     service_name: pulumi.Input[str]
-    """The one Cloud Run service that the account may invoke."""
+    """The Cloud Run service that the account may invoke."""
     producers: Sequence[str]
-    """Members that may create tasks which sign in as the account."""
+    """Members that may create tasks with a token of the account."""
 
 
 class TaskInvoker(pulumi.ComponentResource):
     """cloud-run-tasks:index:TaskInvoker. Produces: Account `<name>`, ServiceIamMember `<name>-run`,
-    one serviceaccount.IAMMember `<name>-user-<member>` a producer."""
+    one serviceaccount.IAMMember `<name>-user-<member>` per producer."""
 
     email: pulumi.Output[str]
-    """The account's e-mail, usable once it may invoke the service."""
+    """The account's e-mail; known when the account may invoke the service."""
     producers_email: pulumi.Output[str]
-    """The same, usable once the producers may act as it too; apart, so that one more producer changes nothing else."""
+    """The e-mail; known when the producers may act as the account.
+
+    Separate from `email`, so that a new producer does not change the queues."""
 
     def __init__(self, name: str, args: TaskInvokerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:TaskInvoker", name, None, opts)

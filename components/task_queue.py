@@ -1,8 +1,8 @@
-"""The queue between the web app and the handler, and the one for what the handler could not do.
+"""The queue between the web app and the handler, and the dead-letter queue.
 
-Owns both queues, who may add to the first, and what the handler may do to the second. Writes every rate and retry
-figure, since a figure that is left out later keeps its old value on the server. Warns before a queue gives way to one
-of another name or place, where it does not refuse.
+Owns both queues, who may add to the first, and the handler's rights on the second. Writes every rate and retry figure,
+because the server keeps the old value of a figure that is left out. A change of name or region replaces a queue: it is
+refused with deletion protection, and causes a warning without.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pulumi_gcp import cloudtasks
 from components.apis import ProjectArgs
 
 DEAD_LETTERS_PER_SECOND = 5.0
-"""Low: a replay comes on top of the queue's own dispatches."""
+"""Low, because a replay adds to the load of the main queue."""
 _DEAD_LETTER_ROLES = ("enqueuer", "taskDeleter", "viewer")
 
 
@@ -23,41 +23,42 @@ class TaskQueueArgs(ProjectArgs):
     max_dispatches_per_second: float
     max_concurrent_dispatches: int
     max_attempts: int
-    """Attempts, the first included, after which Cloud Tasks deletes the task."""
+    """Attempts, including the first, after which Cloud Tasks deletes the task."""
     retry_until_handled: bool
-    """Cloud Tasks never deletes a task that failed, however many its attempts: the handler ends it."""
+    """Unlimited attempts: only the handler ends a task."""
     min_backoff_seconds: float
     max_backoff_seconds: float
     max_doublings: int
     attempt_log_ratio: float
-    """Share of the tasks that Cloud Tasks logs, 0 to 1."""
+    """Share of tasks that Cloud Tasks logs, 0 to 1."""
     producers: Sequence[str]
     """Members that may create tasks."""
     dead_letter_queue: str
-    """Full path of the second queue."""
+    """Full path of the dead-letter queue."""
     dead_letter_concurrency: int
     """Dead letters that a replay sends at once."""
     service_url: pulumi.Input[str]
-    """Root URL of the service, where dead letters are replayed to, whatever URL they carry."""
+    """Root URL of the service. Dead letters are sent there, whatever URL they carry."""
     invoker_email: pulumi.Input[str]
-    """The account that a replay signs in as."""
+    """The account whose token a replay sends."""
     handler_member: pulumi.Input[str]
-    """The handler's account, `serviceAccount:...`, which stores dead letters and takes them back."""
+    """The handler's account, `serviceAccount:EMAIL`, which stores and deletes dead letters."""
     deletion_protection: bool
-    """Neither queue can be deleted or replaced."""
+    """Refuse to delete or replace either queue."""
 
 
 class TaskQueue(pulumi.ComponentResource):
     """cloud-run-tasks:index:TaskQueue. Produces: Queue `<name>`, Queue `<name>-dead-letters`,
-    QueueIamMember `<name>-dead-letters-<role>` three times, one `<name>-enqueuer-<member>` a producer."""
+    QueueIamMember `<name>-dead-letters-<role>` three times, and
+    `<name>-enqueuer-<member>` per producer."""
 
     path: pulumi.Output[str]
-    """`projects/P/locations/L/queues/Q`, usable once the producers may add to it."""
+    """`projects/P/locations/L/queues/Q`; known when the producers may add tasks."""
     dead_letter_path: pulumi.Output[str]
-    """The dead-letter queue's, usable once the handler may."""
+    """Path of the dead-letter queue; known when the handler may use it."""
 
     def __init__(self, name: str, args: TaskQueueArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        # the component has the path as an input only so that the engine calls the hook, with the old one too
+        # the path is an input so that the engine calls the hook with the old and the new one
         moved = pulumi.ResourceHook(f"{name}-moved", warn_of_a_move, pulumi.ResourceHookOptions(on_dry_run=True))
         super().__init__(
             "cloud-run-tasks:index:TaskQueue",
@@ -101,7 +102,7 @@ class TaskQueue(pulumi.ComponentResource):
                 "max_dispatches_per_second": DEAD_LETTERS_PER_SECOND,
                 "max_concurrent_dispatches": args["dead_letter_concurrency"],
             },
-            # hours apart: while a replay goes on, each entry is tried once
+            # a replay ends before the first retry, so it tries each entry once
             retry_config={
                 "max_attempts": -1,
                 "min_backoff": "3600s",
@@ -137,7 +138,7 @@ class TaskQueue(pulumi.ComponentResource):
                 name=queue.name,
                 role="roles/cloudtasks.enqueuer",
                 member=member,
-                # nobody may add an order before there is a place for the ones that fail
+                # nobody may add an order before the handler can store the ones that fail
                 opts=pulumi.ResourceOptions(parent=self, depends_on=handler_grants),
             )
             for member in args["producers"]
@@ -148,7 +149,7 @@ class TaskQueue(pulumi.ComponentResource):
 
 
 def warn_of_a_move(hook: pulumi.ResourceHookArgs) -> None:
-    """Called by the engine in a preview, and before an update, that changes the queue's path."""
+    """Called by the engine if a preview or an update changes the queue's path."""
     before, after = (inputs and inputs.get("path") for inputs in (hook.old_inputs, hook.new_inputs))
     if before and before != after:
         pulumi.log.warn(
@@ -158,12 +159,12 @@ def warn_of_a_move(hook: pulumi.ResourceHookArgs) -> None:
 
 
 def _once(path: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember]) -> pulumi.Output[str]:
-    """The path, known only when the grants are made."""
+    """The path, known when the grants exist."""
     return pulumi.Output.all(path, *(grant.id for grant in grants)).apply(lambda resolved: str(resolved[0]))
 
 
 def _override(service_url: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict:
-    """Send every task to the handler, whatever URL it carries."""
+    """Replace the URL of every task by the handler's."""
     url = urlsplit(service_url)
     override: cloudtasks.QueueHttpTargetUriOverrideArgsDict = {
         "scheme": url.scheme.upper(),
@@ -177,5 +178,5 @@ def _override(service_url: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as the service writes them back: `10s`, `0.100s`; another form would show as a change for ever."""
+    """Seconds as the service returns them, `10s` or `0.100s`; another form would be a change in every preview."""
     return f"{seconds:.0f}s" if seconds == int(seconds) else f"{seconds:.3f}s"

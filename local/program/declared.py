@@ -1,7 +1,6 @@
-"""What of the program the local cloud realises, read from its declared resources.
+"""Reads the resources that the local cloud realises from what the program declares.
 
-Queues, accounts, grants on queues and service, secrets, and the one service with the context of its image; the rest of
-what is declared has no effect here.
+These are queues, jobs, accounts, grants, secrets and the Cloud Run service with its image. The rest has no effect here.
 """
 
 import base64
@@ -30,12 +29,12 @@ class Declared:
     handler_account: str
     """E-mail of the account that the service runs as."""
     roles: frozenset[tuple[str, str, str]]
-    """Queue's short name, role and member of each grant on a queue."""
+    """Each grant on a queue: the queue's short name, role and member."""
     build: Mapping[str, Any]
-    """How the service's image is built: the inputs of pulumi-docker, paths relative to the project."""
+    """Build options of the image, as pulumi-docker's inputs; paths are relative to the project."""
     exports: Mapping[str, Any]
     jobs: tuple[Job, ...] = ()
-    """Of Cloud Scheduler."""
+    """Jobs of Cloud Scheduler."""
 
     @property
     def context(self) -> Path:
@@ -48,11 +47,11 @@ class Declared:
 
 
 def declared(evaluation: Evaluation) -> Declared:
-    """Read the resources; raises ProgramError where the local cloud cannot stand in for one."""
+    """Read the resources; raises ProgramError if the local cloud cannot realise them."""
     try:
         return _declared(evaluation)
     except KeyError as error:
-        raise ProgramError(f"the program leaves out {error}, which the local cloud cannot do without") from error
+        raise ProgramError(f"the program does not declare {error}, which the local cloud needs") from error
 
 
 def _declared(evaluation: Evaluation) -> Declared:

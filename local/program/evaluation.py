@@ -1,8 +1,8 @@
-"""What the program declares, found by running it under Pulumi's mocks.
+"""Runs the program under Pulumi's mocks and records what it declares.
 
-Runs `__main__.py` unchanged, or any callable, and records every registration. Adds only what the servers would
-compute (addresses, e-mails, digests); refuses a resource that is declared twice and any call to a provider. Mocks see
-neither the provider's schema nor IAM: those show against the real engine and in the running local cloud.
+Runs `__main__.py` unchanged, or any callable. Adds what the servers would compute (addresses, e-mails, digests).
+Refuses a resource that is declared twice, and any call to a provider. Mocks check neither the provider's schema nor
+IAM: the engine's tests and the running local cloud do.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import SETTINGS, get_root_resource
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
-from local.program.servers import computed
+from local.program.servers import compute_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "cloud-run-tasks"
 """The Pulumi project's name, and so the namespace of its settings."""
 SERVICE_URL = "https://task-handler.example"
-"""The address of the Cloud Run service where the caller names none."""
+"""The Cloud Run service's address if the caller gives none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Resource:
     parent: str
     """URN."""
     inputs: Mapping[str, Any]
-    """camelCase keys; numbers are floats; secrets in plain text; what is unknown is a pulumi.output.Unknown."""
+    """camelCase keys. Numbers are floats, secrets plain text, unknown values pulumi.output.Unknown."""
     id: str
-    """As the server gives it; empty in a preview."""
+    """The server's id; empty in a preview."""
     outputs: Mapping[str, Any]
-    """The inputs and what the server computes."""
+    """The inputs, and what the server computes."""
     depends_on: frozenset[str]
-    """URNs, through values and options alike."""
+    """URNs of the resources that it waits for, through values or options."""
     options: resource_pb2.RegisterResourceRequest
     """The registration as the engine receives it."""
 
@@ -63,7 +63,7 @@ class Evaluation:
     resources: Mapping[str, Resource]
     """By URN, in the order of declaration."""
     exports: Mapping[str, Any]
-    """Values; None where still unknown (preview)."""
+    """Exported values; None if unknown in a preview."""
 
     def of_type(self, token: str) -> list[Resource]:
         return [resource for resource in self.resources.values() if resource.type == token]
@@ -76,7 +76,7 @@ class ProgramError(Exception):
 def stack_configuration(stack: str, root: Path = ROOT) -> dict[str, str]:
     """The keys and texts of `Pulumi.<stack>.yaml`, without its encrypted values.
 
-    Raises ProgramError where the file is missing or is not a stack's configuration."""
+    Raises ProgramError if the file is missing or is not a stack's configuration."""
     file = root / f"Pulumi.{stack}.yaml"
     try:
         content = yaml.safe_load(file.read_text())
@@ -96,7 +96,7 @@ def stack_configuration(stack: str, root: Path = ROOT) -> dict[str, str]:
 
 
 def _encrypted(value: object) -> bool:
-    """Whether a value holds a `secure:` text at any depth."""
+    """Whether a value contains a `secure:` text at any depth."""
     if isinstance(value, dict):
         return "secure" in value or any(map(_encrypted, value.values()))
     return isinstance(value, list) and any(map(_encrypted, value))
@@ -111,12 +111,12 @@ def evaluate(
     preview: bool = False,
     service_url: str = SERVICE_URL,
 ) -> Evaluation:
-    """Run the program as `stack` with `config` (default: the stack's file) and `secrets`, the keys and texts that were
-    set with --secret; return what it declared.
+    """Run the program and return what it declared; raises what the program raises.
 
-    `preview` leaves unknown what only servers compute, as in the first preview. Raises what the program raises."""
+    `config`: keys and texts, by default those of the stack's file. `secrets`: keys and texts that were set with
+    --secret. `preview`: leave unknown what servers compute, as in a first preview."""
     configuration = stack_configuration(stack) if config is None else dict(config)
-    context = contextvars.Context()  # mocks keep the root stack in the context: exports would leak into the next run
+    context = contextvars.Context()  # mocks keep the root stack in the context, so exports would leak into the next run
     return context.run(_evaluate, program, stack, configuration, dict(secrets or {}), preview, service_url)
 
 
@@ -131,7 +131,7 @@ def _evaluate(
     with _registering_thread() as thread, asyncio.Runner() as runner:
         runner.get_loop().set_default_executor(thread)
         runner.get_loop().set_exception_handler(_say_once)
-        SETTINGS.outputs = set()  # one for the whole process: what a failed run left pending would hang the next one
+        SETTINGS.outputs = set()  # shared by the process: outputs left by a failed run would block the next one
         recorder = _Recorder(preview, service_url)
         pulumi.runtime.set_all_config({**config, **secrets}, list(secrets))
         pulumi.runtime.set_mocks(recorder.mocks, PROJECT, stack, preview, logging.getLogger("pulumi"), recorder)
@@ -153,14 +153,14 @@ def _evaluate(
 
 
 def _say_once(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Leave out the outputs that failed with the program: its own error is raised."""
+    """Do not log outputs that failed with the program, because its own error is raised."""
     if "never retrieved" not in context["message"]:
         loop.default_exception_handler(context)
 
 
 @contextlib.contextmanager
 def _registering_thread() -> Iterator[ThreadPoolExecutor]:
-    """Where the monitor registers resources, one at a time; Pulumi gives each thread a loop and never closes it."""
+    """The thread that registers resources, with a loop that is closed; Pulumi would leave its own loop open."""
     loop = asyncio.new_event_loop()
     try:
         with ThreadPoolExecutor(1, initializer=asyncio.set_event_loop, initargs=(loop,)) as thread:
@@ -170,7 +170,7 @@ def _registering_thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def run_file(program: Path) -> None:
-    """Run a program in its folder, which is also first on the import path, as `pulumi up` does."""
+    """Run a program in its folder with that folder first on the import path, as `pulumi up` does."""
     folder = str(program.parent)
     sys.path.insert(0, folder)
     try:
@@ -181,7 +181,7 @@ def run_file(program: Path) -> None:
 
 
 class _Recorder(mocks.MockMonitor):
-    """Keeps each registration whole; plain mocks overwrite a repeated URN in silence."""
+    """Keeps each registration. Plain mocks silently overwrite a repeated URN."""
 
     def __init__(self, preview: bool, service_url: str) -> None:
         super().__init__(_Servers(preview, service_url))
@@ -208,7 +208,7 @@ class _Recorder(mocks.MockMonitor):
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any property value
-    """The value with its secrets unwrapped, at any depth."""
+    """The value with its secrets unwrapped at any depth."""
     value = rpc.unwrap_rpc_secret(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -216,7 +216,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any property value
 
 
 class _Servers(mocks.Mocks):
-    """What the real services add to a resource."""
+    """Adds what the real services compute."""
 
     def __init__(self, preview: bool, service_url: str) -> None:
         self._preview = preview
@@ -225,7 +225,7 @@ class _Servers(mocks.Mocks):
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         if self._preview:
             return None, args.inputs
-        id_, added = computed(args.typ, args.name, args.inputs, self._service_url)
+        id_, added = compute_outputs(args.typ, args.name, args.inputs, self._service_url)
         return id_, {**args.inputs, **added}
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:

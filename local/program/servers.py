@@ -1,7 +1,6 @@
-"""What Google's servers and Docker add to a resource as they make it.
+"""What Google's servers and Docker compute when they create a resource.
 
-One answer for the mocks that evaluate the program and for the provider that stands in for the real ones under the
-real engine.
+Used by the mocks that evaluate the program, and by the tests' provider under the real engine.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def computed(token: str, name: str, given: Mapping[str, Any], service_url: str) -> tuple[str, dict[str, str]]:
+def compute_outputs(token: str, name: str, given: Mapping[str, Any], service_url: str) -> tuple[str, dict[str, str]]:
     """The id of a resource of type `token`, and the outputs that are not among its inputs."""
     match token:
         case "gcp:cloudtasks/queue:Queue":

@@ -18,7 +18,7 @@ from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from local.program import SERVICE_URL
-from local.program.servers import computed
+from local.program.servers import compute_outputs
 
 PACKAGES = ("gcp", "docker")
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
@@ -93,7 +93,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
 
     def Create(self, request: provider_pb2.CreateRequest, context: grpc.ServicerContext) -> provider_pb2.CreateResponse:
         inputs = json_format.MessageToDict(request.properties)
-        id_, added = computed(_token(request.urn), _name(request.urn), inputs, SERVICE_URL)
+        id_, added = compute_outputs(_token(request.urn), _name(request.urn), inputs, SERVICE_URL)
         if request.preview:
             id_, added = "", dict.fromkeys(added, UNKNOWN)
         else:
@@ -103,7 +103,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     def Update(self, request: provider_pb2.UpdateRequest, context: grpc.ServicerContext) -> provider_pb2.UpdateResponse:
         """What an update changes beside the inputs is not known in its preview: a digest is, an address is not."""
         old, inputs = json_format.MessageToDict(request.olds), json_format.MessageToDict(request.news)
-        _, added = computed(_token(request.urn), _name(request.urn), inputs, SERVICE_URL)
+        _, added = compute_outputs(_token(request.urn), _name(request.urn), inputs, SERVICE_URL)
         if request.preview:
             added = {key: value if old.get(key) == value else UNKNOWN for key, value in added.items()}
         else:
