@@ -31,9 +31,10 @@ from aiohttp import web
 from google.cloud.tasks_v2 import types
 
 from bench.rows import ROOT, RUNS, Row, Tool, in_turn, show
-from local.cloud import HANDLER, listen
+from local.cloud import listen
 from local.cloud_run.front_door import FrontDoor, Service
-from local.cloud_run.instances import Instances, Processes
+from local.cloud_run.instances import Instances
+from local.cloud_run.runtime import Processes
 from local.cloud_tasks.api import Api
 from local.cloud_tasks.attempt import Attempt
 from local.cloud_tasks.batches import Batches
@@ -155,7 +156,7 @@ async def _dispatch(rate: int, count: int) -> tuple[list[float], list[float]]:
         for number in range(_burst(rate) + count):
             tasks.create_task(_task(str(number), url))
         runtime = Processes(ROOT / "handler")
-        instances = Instances(runtime, HANDLER, ENVIRONMENT, max_instances=1, concurrency=200)
+        instances = Instances(runtime, ENVIRONMENT, max_instances=1, concurrency=200)
         service = Service("handler", 300, 1, 200, ENVIRONMENT, frozenset([f"serviceAccount:{ACCOUNT}"]))
         door = FrontDoor(service, url, identity, instances)
         runner = web.AppRunner(door.application(), access_log=None)

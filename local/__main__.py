@@ -22,20 +22,20 @@ from rich.console import Console
 
 from local.cloud import Cloud, Ports, PortTakenError, listen
 from local.cloud_run.containers import ContainerError, Containers
-from local.cloud_run.instances import Processes
+from local.cloud_run.running_handler import RunningHandler
+from local.cloud_run.runtime import Command, Processes, Runtime
 from local.cloud_tasks.listener import Event
 from local.cloud_tasks.store import Store
 from local.drill.drill import Drill, DrillError
 from local.faults import Faults
 from local.lines import lines
-from local.program import PROJECT, ROOT, ProgramError, evaluate, stack_configuration
-from local.program.declared import declared
+from local.preview import preview
+from local.program import PROJECT, ROOT, ProgramError, evaluate
+from local.program.declared import Declared, declared
+from local.program.local_stack import local_configuration
 from local.report import Report
-from local.sinks.effects import PLACEHOLDERS, Effects
+from local.sinks.effects import Effects
 from local.sinks.shop import order_ids
-
-LOCAL_PROJECT = "local-project"
-"""The project of a stack that names none."""
 
 log = logging.getLogger("local")
 
@@ -53,22 +53,23 @@ def main() -> int:
     logging.basicConfig(format="%(message)s", handlers=[ConsoleHandler(console)])
     logging.getLogger("local").setLevel(logging.INFO)
     logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings are about deploying
+    overrides = dict(arguments.config)
     try:
-        config = {"gcp:project": LOCAL_PROJECT, **stack_configuration(arguments.stack), **dict(arguments.config)}
-        secrets = {f"{PROJECT}:{key}": text for key, text in PLACEHOLDERS.items()}
+        config, secrets = local_configuration(arguments.stack, overrides)
+        if arguments.command == "preview":
+            evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, preview=True)
+            Console().print(*preview(arguments.stack, evaluation), no_wrap=True, overflow="ignore", crop=False)
+            return 0
         with _open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
             ports = _ports(store, arguments.port)
             with listen(ports.service, "the service") as listener:
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-                evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url)
+                program = declared(evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url))
                 faults = Faults(arguments.faults, folder / "faults.jsonl")
-                effects = Effects(folder, faults, arguments.database_url)
-                program = declared(evaluation)
-                runtime = (
-                    Containers.built(program.build, ROOT, program.service.name, folder)
-                    if arguments.container
-                    else Processes(program.context)
-                )
+                database_url = arguments.database_url or overrides.get(f"{PROJECT}:databaseUrl", "")
+                effects = Effects(folder, faults, database_url)
+                effects.warehouse.secret = overrides.get(f"{PROJECT}:warehouseSecret", effects.warehouse.secret)
+                runtime = _runtime(arguments, program, folder)
                 report = Report(program.exports["queue"], console, time.monotonic)
                 cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime, report)
                 return asyncio.run(_up(cloud, report, arguments, console, started))
@@ -77,6 +78,26 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _runtime(arguments: argparse.Namespace, program: Declared, folder: Path) -> Runtime | RunningHandler:
+    """How the handler runs. `folder`: the state's."""
+    service = program.service
+    if arguments.handler:
+        if arguments.handler.startswith(("http://", "https://")):
+            return RunningHandler(arguments.handler, service.max_instances * service.concurrency)
+        return Command(arguments.handler, Path.cwd())
+    if arguments.container:
+        if program.build:
+            return Containers.built(program.build, ROOT, service.name, folder)
+        return Containers.pulled(program.image, service.name, folder)
+    if not program.build:
+        log.warning(
+            "The stack runs the image %s. Here the code in handler/ runs instead. To run the image, add --container; "
+            "to build one, add --container --config image=",
+            program.image,
+        )
+    return Processes(program.context)
 
 
 def _drill(arguments: argparse.Namespace, console: Console) -> int:
@@ -107,25 +128,36 @@ def _arguments() -> argparse.Namespace:
     drill.add_argument("--orders", type=int, default=100, metavar="N", help="how many (default: 100)")
     drill.add_argument("--seed", type=int, default=1, metavar="S", help="of the faults (default: 1)")
     drill.add_argument("--database-url", default="", metavar="URL", help="an empty PostgreSQL instead of SQLite")
-    up = commands.add_parser("up", help="run what the program declares until Ctrl-C")
-    up.add_argument("--stack", default="dev", metavar="NAME", help="whose Pulumi.NAME.yaml to use (default: dev)")
+    stack = argparse.ArgumentParser(add_help=False)
+    stack.add_argument("--stack", default="dev", metavar="NAME", help="whose Pulumi.NAME.yaml to use (default: dev)")
+    stack.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="KEY=VALUE",
+        help="override a setting of the stack's file, also a secret",
+    )
+    commands.add_parser("preview", parents=[stack], help="print the resources and outputs that the program declares")
+    up = commands.add_parser("up", parents=[stack], help="run what the program declares until Ctrl-C")
     up.add_argument("--orders", type=Path, metavar="FILE", help="send these orders: one JSON object a line")
     up.add_argument("--exit-when-idle", action="store_true", help="end when no running queue has a task left")
     up.add_argument("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     up.add_argument("--state", type=Path, metavar="DIR", help="keep tasks and ports in DIR (default: a new folder)")
     up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N, N+1 and N+2 (default: free ports)")
     up.add_argument(
-        "--config", action="append", default=[], type=_setting, metavar="KEY=VALUE", help="a setting, over the stack's"
-    )
-    up.add_argument(
         "--database-url", default="", metavar="URL", help="a PostgreSQL instead of SQLite in the state folder"
     )
-    up.add_argument("--container", action="store_true", help="run the handler's image, built with Docker, on Linux")
+    handler = up.add_mutually_exclusive_group()
+    handler.add_argument(
+        "--handler", metavar="URL|COMMAND", help="a handler that runs already, or the command that starts one on $PORT"
+    )
+    handler.add_argument("--container", action="store_true", help="run the handler's image with Docker, on Linux")
     up.add_argument("--faults", type=int, metavar="SEED", help="break things at random, as the drill does")
     arguments = parser.parse_args()
-    if arguments.command == "drill":
-        if arguments.orders < 1:
-            parser.error("--orders must be at least 1")
+    if arguments.command == "drill" and arguments.orders < 1:
+        parser.error("--orders must be at least 1")
+    if arguments.command != "up":
         return arguments
     if not 0 <= arguments.port <= 65533:
         parser.error("--port must be from 1 to 65533")
@@ -199,12 +231,12 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, conso
             print(json.dumps(cloud.addresses()), flush=True)  # noqa: T201 - its one line of output
         log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
         if arguments.orders:
-            await cloud.commit(order_ids(arguments.orders))
+            committed = await cloud.commit(order_ids(arguments.orders))
             with report.bar():
                 failed = await _send(arguments.orders, cloud, stop) != 0
                 await _idle(cloud, stop)
             dead_letters = cloud.dead_letters()
-            console.print(report.table(dead_letters, cloud.effects.done()))
+            console.print(report.table(dead_letters, cloud.effects.done() if committed else {}))
         elif arguments.exit_when_idle:
             await _idle(cloud, stop)
         if arguments.exit_when_idle:

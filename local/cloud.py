@@ -12,9 +12,10 @@ import grpc
 from aiohttp import web
 from google.cloud.tasks_v2 import types
 
-from local.cloud_run.containers import Containers
 from local.cloud_run.front_door import FrontDoor
-from local.cloud_run.instances import Instances, Processes
+from local.cloud_run.instances import Instances, NoInstanceError
+from local.cloud_run.running_handler import RunningHandler
+from local.cloud_run.runtime import Runtime
 from local.cloud_scheduler import Scheduler
 from local.cloud_tasks import rest
 from local.cloud_tasks.api import Api
@@ -29,12 +30,10 @@ from local.faults import Faults
 from local.identity import Identity, new_key
 from local.program import ProgramError
 from local.program.declared import Declared
-from local.sinks.effects import Effects
+from local.sinks.effects import PLACEHOLDERS, Effects
 
 log = logging.getLogger("local.cloud")
 
-HANDLER = "order_handler"
-"""The module that the image runs."""
 _GRPC_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)]
 
 
@@ -100,12 +99,18 @@ async def _serve_grpc(started: contextlib.AsyncExitStack, api: Api, port: int, w
     return port
 
 
-async def prepare_database(runtime: Processes | Containers, database_url: str) -> None:
-    """Have the handler create the tables that are missing."""
-    command, environment = runtime.command(f"{HANDLER}.schema", {"DATABASE_URL": database_url})
-    schema = await asyncio.create_subprocess_exec(*command, cwd=runtime.folder, env=environment)
+async def prepare_database(runtime: Runtime | RunningHandler, database_url: str) -> bool:
+    """Have the handler create the tables that are missing; return whether it has tables."""
+    if isinstance(runtime, RunningHandler):
+        return False
+    command = runtime.prepare({"DATABASE_URL": database_url})
+    if command is None:
+        return False
+    arguments, environment = command
+    schema = await asyncio.create_subprocess_exec(*arguments, cwd=runtime.folder, env=environment)
     if await schema.wait() != 0:
         raise ProgramError("the handler's database cannot be prepared; the line above says why")
+    return True
 
 
 class Cloud:
@@ -120,7 +125,7 @@ class Cloud:
         clock: Callable[[], float],
         effects: Effects,
         faults: Faults,
-        runtime: Processes | Containers,
+        runtime: Runtime | RunningHandler,
         listener: Listener,
     ) -> None:
         """`service_listener`: where the service is, already bound, since the program was evaluated with its address.
@@ -171,6 +176,10 @@ class Cloud:
         application.add_routes([*identity.routes(), *rest.routes(api)])
         await _serve_http(started, application, rest_listener)
         started.push_async_callback(self._instances.stop)
+        try:
+            await self._instances.start()
+        except NoInstanceError as error:
+            raise ProgramError(f"the handler does not start: {error}") from None
 
         dispatcher.start(self.tasks)
         started.push_async_callback(dispatcher.stop)
@@ -196,19 +205,24 @@ class Cloud:
         for path in self.tasks.queues.undeclared():
             log.warning("The program no longer declares %s; its tasks stay in the state folder, and are not sent", path)
 
-    def _new_instances(self, addresses: Mapping[str, str]) -> Instances:
+    def _new_instances(self, addresses: Mapping[str, str]) -> Instances | RunningHandler:
         """No instance runs yet. `addresses`: of what the handler calls."""
+        if isinstance(self._runtime, RunningHandler):
+            return self._runtime
         service = self.program.service
         environment = {
             **service.environment,
-            **{name: value for name, value in addresses.items() if name in service.environment},
+            **{
+                name: value
+                for name, value in addresses.items()
+                if service.environment.get(name) in PLACEHOLDERS.values()
+            },
             "K_SERVICE": service.name,
             "K_REVISION": f"{service.name}-local",
             "CLOUD_TASKS_EMULATOR_HOST": addresses["CLOUD_TASKS_EMULATOR_HOST"],
         }
         return Instances(
             self._runtime,
-            HANDLER,
             environment,
             max_instances=service.max_instances,
             concurrency=service.concurrency,
@@ -218,10 +232,14 @@ class Cloud:
         """End the handlers at once, for a caller that ends at once too."""
         self._instances.kill_all()
 
-    async def commit(self, orders: Iterable[str]) -> None:
-        """Put orders into the handler's database, as a web app does before it creates their tasks."""
-        await prepare_database(self._runtime, self.effects.database_url)
+    async def commit(self, orders: Iterable[str]) -> bool:
+        """Put orders into the handler's database, as a web app does before it creates their tasks.
+
+        Return False if this handler has no such database."""
+        if not await prepare_database(self._runtime, self.effects.database_url):
+            return False
         await asyncio.to_thread(self.effects.shop.commit, orders)
+        return True
 
     def dead_letters(self) -> list[Message]:
         """What is in the dead-letter queue."""

@@ -1,19 +1,22 @@
-"""The handler as containers of its image, built as the program declares it.
+"""The handler as containers of its image, whatever it runs: built as the program declares, or the image that it names.
 
 Owns what Docker does for the local cloud: the build, an instance's `docker run`, its kill, and the removal of what an
-earlier run left behind. Stricter than Cloud Run: an instance may write to the state folder and nowhere else. Refuses
-systems other than Linux, since an instance shares this machine's network and, over SQLite's file, its memory.
+earlier run left behind. Never runs an image as root. Refuses systems other than Linux, since an instance shares this
+machine's network and, over SQLite's file, its memory.
 """
 
 import asyncio
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from local.cloud_run.runtime import MODULE
 
 log = logging.getLogger("local.cloud_run.containers")
 
@@ -31,52 +34,83 @@ class Containers:
     end_signal = signal.SIGTERM
     """What Docker's client gets if the local cloud dies: it passes this one on to its container."""
 
+    remedy = "install Docker"
+    sources = ()
+    """Changes of the code are not noticed: a new image needs a new start."""
+
     def __init__(self, image: str, user: str, service: str, folder: Path) -> None:
         """`user`: `uid:gid` that may write to `folder`, the state's."""
         self.folder = folder
         self._service = service
         self._run = [
             *("docker", "run", "--rm", "--network", "host", "--user", user, "--label", f"{LABEL}={folder}"),
-            *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-            *("--volume", f"{folder}:{folder}"),
+            *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--volume", f"{folder}:{folder}"),
         ]
         self._image = image
 
     @classmethod
     def built(cls, build: Mapping[str, Any], project: Path, service: str, folder: Path) -> Self:
-        """Build the image, Docker's progress on standard error, and remove what an earlier run in `folder` left behind.
+        """Build the image, with Docker's progress on standard error.
 
-        `build`: as pulumi-docker takes it, with paths in `project`. Raises ContainerError."""
-        if sys.platform != "linux":
-            raise ContainerError("--container works on Linux only; leave it out to run the handler as processes")
-        folder = folder.resolve()
-        left = _docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={folder}").split()
-        if left:
-            _docker("rm", "--force", *left)
+        `build`: as pulumi-docker takes it, with paths in `project`. `folder`: the state's, where containers that an
+        earlier run left behind are removed. Raises ContainerError."""
+        _remove_old(folder)
         image = _build(build, project, f"{service}:local", folder / "image")
-        user, size = _docker("image", "inspect", "--format", "{{.Config.User}} {{.Size}}", image).split()
+        size = _docker("image", "inspect", "--format", "{{.Size}}", image)
         log.info("Built %s:local: %.0f MB", service, int(size) / 1e6)
+        return cls._of(image, service, folder)
+
+    @classmethod
+    def pulled(cls, image: str, service: str, folder: Path) -> Self:
+        """Use an image that was built elsewhere; Docker pulls it if it is not here. Raises ContainerError."""
+        _remove_old(folder)
+        if not _docker("image", "ls", "--quiet", image):
+            _docker("pull", "--quiet", image)
+        return cls._of(image, service, folder)
+
+    @classmethod
+    def _of(cls, image: str, service: str, folder: Path) -> Self:
+        folder = folder.resolve()
+        user = _docker("image", "inspect", "--format", "{{.Config.User}}", image).strip()
         if os.geteuid() != 0:
             user = f"{os.geteuid()}:{os.getegid()}"
-        else:  # never root: what the handler writes to is the image's user's
+        else:  # never root: what the handler writes to belongs to the image's user, or to nobody
+            user = user if re.fullmatch("[1-9][0-9]*:[0-9]+", user) else "65534:65534"
             for path in (folder, *folder.glob("orders.sqlite*")):
                 os.chown(path, *map(int, user.split(":")))
         return cls(image, user, service, folder)
 
-    def command(self, module: str, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
-        """Arguments and whole environment of a process that runs a module of the handler in a container."""
-        name = ("--name", self._name(environment["PORT"])) if "PORT" in environment else ()
+    def command(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
+        name = ("--name", self._name(environment["PORT"]))
+        return self._docker_run(environment, name), {**os.environ, **environment}
+
+    def prepare(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]] | None:
+        entry_point = _docker("image", "inspect", "--format", "{{json .Config.Cmd}}", self._image)
+        if MODULE not in entry_point:
+            return None
+        schema = ("python", "-m", f"{MODULE}.schema")
+        return [*self._docker_run(environment), *schema], {**os.environ, **environment}
+
+    def _docker_run(self, environment: Mapping[str, str], more: Sequence[str] = ()) -> list[str]:
         # by name only: the list of processes, which everybody may read, shows no value
         variables = [part for variable in environment for part in ("--env", variable)]
-        return [*self._run, *name, *variables, self._image, "python", "-m", module], {**os.environ, **environment}
+        return [*self._run, *more, *variables, self._image]
 
     def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
-        """kill -9 the instance that listens on a port; its Docker client, `process`, ends with it."""
+        # Docker's client, `process`, ends with the container
         if subprocess.run(["docker", "kill", self._name(port)], capture_output=True, check=False).returncode != 0:
             process.kill()  # it has not started one yet
 
     def _name(self, port: int | str) -> str:
         return f"{self._service}-{port}"
+
+
+def _remove_old(folder: Path) -> None:
+    if sys.platform != "linux":
+        raise ContainerError("--container works on Linux only; leave it out to run the handler as processes")
+    left = _docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={folder.resolve()}").split()
+    if left:
+        _docker("rm", "--force", *left)
 
 
 def _build(build: Mapping[str, Any], project: Path, tag: str, id_file: Path) -> str:

@@ -15,6 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from local.cloud_run.instances import Instances, NoInstanceError
+from local.cloud_run.running_handler import RunningHandler
 from local.identity import Identity, InvalidTokenError
 
 log = logging.getLogger("local.cloud_run.front_door")
@@ -42,7 +43,7 @@ class Service:
 class FrontDoor:
     """The address of one service."""
 
-    def __init__(self, service: Service, url: str, identity: Identity, instances: Instances) -> None:
+    def __init__(self, service: Service, url: str, identity: Identity, instances: Instances | RunningHandler) -> None:
         self._service = service
         self._url = url
         self._identity = identity

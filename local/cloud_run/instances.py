@@ -1,7 +1,7 @@
-"""The instances behind the front door: started on demand, up to the declared number.
+"""The instances behind the front door: started on demand, up to the declared number, and again when the code changes.
 
-An instance is the handler in its own locked environment, or a container of its image. Output of all goes to one logger,
-as to Cloud Logging.
+A runtime says how one is started: as a process, by a command or as a container. Output of all goes to one logger, as to
+Cloud Logging.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Mapping
 
-from local.cloud_run.containers import Containers
+from local.cloud_run.runtime import Runtime
+from local.cloud_run.sources import changes
 from local.lines import lines
 
 log = logging.getLogger("local.cloud_run.instances")
@@ -27,6 +27,8 @@ STARTUP_SECONDS = 60
 STOP_SECONDS = 10
 """Between SIGTERM and SIGKILL, as on Cloud Run."""
 _LINE_BYTES = 1024 * 1024
+_SHELL_TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a shell whose program was ended by SIGTERM."""
 
 
 class NoInstanceError(Exception):
@@ -36,25 +38,6 @@ class NoInstanceError(Exception):
         super().__init__(message)
         self.status = status
         """429 when all are busy, 503 when one did not start."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """Runs the handler as a process in the locked environment of its folder."""
-
-    folder: Path
-    python: str = ".venv/bin/python"
-    end_signal = signal.SIGKILL
-    """What an instance gets if the local cloud dies: a handler that is frozen or hangs heeds no other."""
-
-    def command(self, module: str, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
-        """Arguments and whole environment of a process that runs a module of the handler."""
-        own = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-        return (self.python, "-m", module), {**own, **environment}
-
-    def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
-        """kill -9 the instance that listens on a port."""
-        process.kill()
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -77,21 +60,56 @@ class Instances:
 
     def __init__(
         self,
-        runtime: Processes | Containers,
-        module: str,
+        runtime: Runtime,
         environment: Mapping[str, str],
         *,
         max_instances: int,
         concurrency: int,
     ) -> None:
         self._runtime = runtime
-        self._module = module
         self._environment = environment
         self._max_instances = max_instances
         self._concurrency = concurrency
         self._instances: list[Instance] = []
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self._restarting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start one instance, as a deployment does, and restart all when the code changes. Raises NoInstanceError."""
+        async with self.slot():
+            pass
+        if self._runtime.sources:
+            self._restarting = asyncio.create_task(self._restart_on_change())
+
+    async def _restart_on_change(self) -> None:
+        try:
+            async for _ in changes(self._runtime.sources):
+                log.info("The handler's code changed: its instances restart")
+                await self._restart()
+        except OSError as error:
+            log.warning("Changes of the handler's code are not noticed: %s", error)
+
+    async def _restart(self) -> None:
+        for instance in list(self._instances) or [self._new()]:
+            instance.started = asyncio.create_task(self._replace(instance, instance.started))
+        starting = [instance.started for instance in self._instances if instance.started]
+        for failure in await asyncio.gather(*starting, return_exceptions=True):
+            if isinstance(failure, NoInstanceError):
+                log.error("The handler does not start: %s", failure)
+                break
+
+    def _new(self) -> Instance:
+        instance = Instance(_free_port())
+        self._instances.append(instance)
+        return instance
+
+    async def _replace(self, instance: Instance, started: "asyncio.Task[None] | None") -> None:
+        """End an instance, which answers its requests first, and start it again on its port."""
+        if started:
+            await asyncio.wait([started])
+        await self._stop(instance)
+        await self._start(instance)
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[str]:
@@ -102,9 +120,8 @@ class Instances:
         if instance is None:
             if len(self._instances) >= self._max_instances:
                 raise NoInstanceError(429, f"all {self._max_instances} instances are busy")
-            instance = Instance(_free_port())
+            instance = self._new()
             instance.started = asyncio.create_task(self._start(instance))
-            self._instances.append(instance)
         instance.busy += 1
         try:
             assert instance.started is not None
@@ -126,7 +143,7 @@ class Instances:
 
     async def _started(self, instance: Instance) -> None:
         command, environment = self._runtime.command(
-            self._module, {**self._environment, "HOST": "127.0.0.1", "PORT": str(instance.port)}
+            {**self._environment, "HOST": "127.0.0.1", "PORT": str(instance.port)}
         )
         try:
             instance.process = process = await asyncio.create_subprocess_exec(
@@ -141,9 +158,7 @@ class Instances:
                 preexec_fn=_end_with(os.getpid(), self._runtime.end_signal) if sys.platform == "linux" else None,
             )
         except OSError as error:
-            remedy = "make setup prepares the handler's environment"
-            log.error("The handler cannot be started: %s; %s", error, remedy)
-            raise NoInstanceError(503, f"the handler cannot be started: {error}") from None
+            raise NoInstanceError(503, f"the handler cannot be started: {error}; {self._runtime.remedy}") from None
         watcher = asyncio.create_task(self._watch(instance, process))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
@@ -172,7 +187,7 @@ class Instances:
         code = await process.wait()
         if instance.started is not None and instance.started.done():
             self._discard(instance)
-        if code not in (0, -signal.SIGTERM):
+        if code not in (0, -signal.SIGTERM, _SHELL_TERMINATED):
             log.error("A handler process ended with exit code %d; its last output: %s", code, last)
 
     def kill_one(self) -> None:
@@ -189,6 +204,9 @@ class Instances:
     async def stop(self) -> None:
         """End every instance: SIGTERM, and SIGKILL for what is still there after ten seconds."""
         self._stopped = True
+        if self._restarting:
+            self._restarting.cancel()
+            await asyncio.wait([self._restarting])
         for instance in self._instances:
             if instance.started:
                 instance.started.cancel()
@@ -204,7 +222,7 @@ class Instances:
         if instance.process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            instance.process.terminate()
+            os.killpg(instance.process.pid, signal.SIGTERM)
             try:
                 async with asyncio.timeout(STOP_SECONDS):
                     await instance.process.wait()

@@ -23,7 +23,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from local.cloud import prepare_database
-from local.cloud_run.instances import Processes
+from local.cloud_run.runtime import Processes
 from local.faults import Faults
 from local.journal import Journal
 from local.program import ROOT

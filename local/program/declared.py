@@ -30,16 +30,19 @@ class Declared:
     """E-mail of the account that the service runs as."""
     roles: frozenset[tuple[str, str, str]]
     """Each grant on a queue: the queue's short name, role and member."""
-    build: Mapping[str, Any]
-    """Build options of the image, as pulumi-docker's inputs; paths are relative to the project."""
+    image: str
+    """The image that the service runs, by digest."""
+    build: Mapping[str, Any] | None
+    """Build options of that image, as pulumi-docker's inputs; paths are relative to the project. None if the program
+    does not build it."""
     exports: Mapping[str, Any]
     jobs: tuple[Job, ...] = ()
     """Jobs of Cloud Scheduler."""
 
     @property
     def context(self) -> Path:
-        """Folder that the image is built from."""
-        return ROOT / str(self.build["context"])
+        """Folder of the handler's code."""
+        return ROOT / (str(self.build["context"]) if self.build else "handler")
 
     def grants(self, queue: str) -> list[tuple[str, str]]:
         """Role and member of each grant on a queue (full path)."""
@@ -56,11 +59,11 @@ def declared(evaluation: Evaluation) -> Declared:
 
 def _declared(evaluation: Evaluation) -> Declared:
     services = evaluation.of_type("gcp:cloudrunv2/service:Service")
-    images = evaluation.of_type("docker:index/image:Image")
-    if len(services) != 1 or len(images) != 1:
+    if len(services) != 1:
+        names = ", ".join(sorted(service.inputs["name"] for service in services))
         raise ProgramError(
-            f"the program declares {len(services)} Cloud Run services and {len(images)} images; "
-            "the local cloud runs exactly one of each"
+            f"the program declares {len(services)} Cloud Run services{f' ({names})' if names else ''}: the local cloud "
+            "has one front door, so it runs programs with exactly one; declare the others in another program"
         )
     missing = [
         name
@@ -71,6 +74,7 @@ def _declared(evaluation: Evaluation) -> Declared:
         raise ProgramError(f"the program does not export {', '.join(missing)}, which producers need")
     service = services[0].inputs
     account = service["template"]["serviceAccount"]
+    image = service["template"]["containers"][0]["image"]
     return Declared(
         queues=tuple(_queue(resource) for resource in evaluation.of_type("gcp:cloudtasks/queue:Queue")),
         project=service["project"],
@@ -95,7 +99,15 @@ def _declared(evaluation: Evaluation) -> Declared:
             (grant.inputs["name"], grant.inputs["role"], grant.inputs["member"])
             for grant in evaluation.of_type("gcp:cloudtasks/queueIamMember:QueueIamMember")
         ),
-        build=images[0].inputs["build"],
+        image=image,
+        build=next(
+            (
+                built.inputs["build"]
+                for built in evaluation.of_type("docker:index/image:Image")
+                if built.outputs["repoDigest"] == image
+            ),
+            None,
+        ),
         exports=evaluation.exports,
         jobs=tuple(_job(evaluation, job) for job in evaluation.of_type("gcp:cloudscheduler/job:Job")),
     )

@@ -140,8 +140,8 @@ def total(text: str) -> list[int]:
 
 def copy_of_checkout(folder: Path) -> Path:
     """The program and the local cloud in a folder where a test may change them; the handler's environment is shared."""
-    for name in ("__main__.py", "settings.py", "Pulumi.yaml", "Pulumi.dev.yaml", "Pulumi.prod.yaml"):
-        shutil.copy(ROOT / name, folder / name)
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("Pulumi*.yaml")):
+        shutil.copy(file, folder)
     for name in ("components", "local"):
         shutil.copytree(ROOT / name, folder / name)
     (folder / "handler").mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from local.cloud import Cloud, Ports, PortTakenError, listen
-from local.cloud_run.instances import Processes
+from local.cloud_run.runtime import Processes
 from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.store import Store
 from local.faults import Faults

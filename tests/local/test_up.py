@@ -367,16 +367,3 @@ def test_a_missing_stack_names_those_there_are() -> None:
     assert run.returncode == 2
     assert "no stack 'nowhere'" in run.stderr
     assert "dev" in run.stderr
-
-
-def test_a_handler_that_dies_at_its_start_costs_attempts_not_orders(tmp_path: Path) -> None:
-    root = copy_of_checkout(tmp_path)
-    edit(root / "components/handler_service.py", 'str(int(args["max_attempts"]))', '"none"')
-    with running(root=root) as cloud:
-        assert cloud.producer("--order-id", "ORD-7", "--email", "a@example.com").returncode == 0
-        cloud.logged("MAX_ATTEMPTS is 'none'")
-        cloud.logged("A handler process ended with exit code 1")
-        cloud.logged("HTTP 503", 3)
-        listed = json.loads(request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}/tasks")[1])["tasks"]
-        assert [found["dispatchCount"] for found in listed] == [1, 1, 1]
-    cloud.logged("3 tasks are still to do; go on with them: --state")

@@ -15,7 +15,8 @@ from aiohttp import web
 from yarl import URL
 
 from local.cloud_run.front_door import FrontDoor, Service
-from local.cloud_run.instances import Instances, Processes
+from local.cloud_run.instances import Instances
+from local.cloud_run.runtime import Processes
 from local.identity import Identity, new_key
 
 INVOKER = "cloud-tasks-invoker@shop.iam.gserviceaccount.com"
@@ -83,7 +84,7 @@ async def opened(
 ) -> AsyncIterator[Door]:
     (folder / "service.py").write_text(script)
     instances = Instances(
-        Processes(folder, sys.executable), "service", {}, max_instances=max_instances, concurrency=concurrency
+        Processes(folder, sys.executable, "service"), {}, max_instances=max_instances, concurrency=concurrency
     )
     identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, lambda: clock[0])
     service = Service("task-handler", seconds, max_instances, concurrency, {}, frozenset(invokers))

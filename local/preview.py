@@ -1,0 +1,36 @@
+"""What a stack declares, as a tree on the terminal: `python -m local preview`."""
+
+import json
+from collections.abc import Iterator
+
+from rich.text import Text
+from rich.tree import Tree
+
+from local.program import Evaluation, Resource
+
+
+def preview(stack: str, evaluation: Evaluation) -> Iterator[Tree]:
+    """The tree of resources by component, and the tree of outputs."""
+    tree = Tree(Text(f"Resources of the stack {stack}"))
+    branches: dict[str, Tree] = {}
+    for urn, resource in evaluation.resources.items():
+        branches[urn] = branches.get(resource.parent, tree).add(_label(resource))
+    yield tree
+    outputs = Tree(Text("Outputs"))
+    for name, value in evaluation.exports.items():
+        outputs.add(Text(f"{name}: {_shown(value)}"))
+    yield outputs
+
+
+def _label(resource: Resource) -> Text:
+    """`gcp.cloudtasks.Queue queue`, and the name in the cloud where it differs"""
+    package, module, kind = resource.type.split(":")
+    type_ = f"{package}.{module.partition('/')[0]}.{kind}".replace(".index.", ".")
+    name = resource.inputs.get("name", "")
+    return Text.assemble((type_, "bold"), f" {resource.name}", f" ({name})" if isinstance(name, str) and name else "")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "known after the deployment"
+    return value if isinstance(value, str) else json.dumps(value)

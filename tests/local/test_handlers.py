@@ -1,0 +1,222 @@
+"""Any handler behind the local cloud: a command, a URL, an image; its code's changes; and what cannot run."""
+
+import http.server
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rich
+from pulumi_gcp import cloudrunv2
+
+from docs.pages.stack import EXAMPLE
+from local.preview import preview
+from local.program import ROOT, ProgramError, evaluate, run_file, stack_configuration
+from local.program.declared import declared
+from tests.local.running import LocalCloud, copy_of_checkout, edit, request, running, total, up, wait_for
+
+HANDLER = """
+import http.server, json, os, signal, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        retried = self.headers["X-CloudTasks-TaskRetryCount"] != "0"
+        line = json.dumps({"severity": "INFO", "message": "VERSION 1", **self.headers})
+        sys.stdout.write(line + chr(10))
+        sys.stdout.flush()
+        self.send_response(200 if retried else 500)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+ORDER = ("--order-id", "ORD-1", "--email", "ada@example.com")
+QUICK = ("--config", "minBackoffSeconds=0.1", "--config", "maxBackoffSeconds=0.1")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    folder = tmp_path / "handler"
+    folder.mkdir()
+    (folder / "handler.py").write_text(HANDLER)
+    return folder / "handler.py"
+
+
+def deliveries(cloud: LocalCloud, count: int) -> list[dict[str, str]]:
+    """What the handler printed of its requests, once there are so many."""
+
+    def printed() -> list[dict[str, str]]:
+        return [json.loads(line) for line in cloud.log if line.startswith('{"severity": "INFO"')]
+
+    wait_for(lambda: len(printed()) >= count, lambda: "\n".join(cloud.log))
+    return printed()
+
+
+def test_the_tasks_of_an_order_reach_a_command_with_token_headers_and_retries(script: Path) -> None:
+    with running("--handler", f"{sys.executable} {script}", *QUICK) as cloud:
+        assert cloud.producer(*ORDER).returncode == 0
+        requests = deliveries(cloud, 6)
+    assert {sent["X-CloudTasks-QueueName"] for sent in requests} == {"cloud-run-tasks"}
+    assert sorted(sent["X-CloudTasks-TaskRetryCount"] for sent in requests) == ["0"] * 3 + ["1"] * 3
+    assert {sent["X-CloudTasks-TaskPreviousResponse"] for sent in requests[-1:]} == {"500"}
+    assert all(sent["Authorization"].startswith("Bearer ") for sent in requests)
+
+
+def test_an_edit_restarts_the_handler_on_its_port_and_a_broken_one_is_said_at_once(script: Path) -> None:
+    with running("--handler", f"{sys.executable} {script}", *QUICK) as cloud:
+        assert cloud.producer(*ORDER).returncode == 0
+        [first, *_] = deliveries(cloud, 6)
+        edit(script, "VERSION 1", "VERSION 2")
+        cloud.logged("The handler's code changed")
+        assert cloud.producer("--order-id", "ORD-2", "--email", "ada@example.com").returncode == 0
+        last = deliveries(cloud, 12)[-1]
+        assert (last["message"], last["Host"]) == ("VERSION 2", first["Host"])
+        script.write_text("raise SystemExit('no such luck')")
+        cloud.logged("The handler does not start: the handler ended with exit code 1")
+        cloud.logged("no such luck")
+        script.write_text(HANDLER)
+        assert cloud.producer("--order-id", "ORD-3", "--email", "ada@example.com").returncode == 0
+        assert deliveries(cloud, 18)[-1]["message"] == "VERSION 1"
+
+
+def test_an_edit_of_our_handler_restarts_it(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    with running(root=root) as cloud:
+        edit(root / "handler/order_handler/app.py", "Task handler is running", "Task handler was edited")
+        cloud.logged("The handler's code changed")
+        token = {"Authorization": f"Bearer {cloud.token()}"}
+        wait_for(
+            lambda: request(cloud.at["service_url"], headers=token) == (200, "Task handler was edited"),
+            lambda: "\n".join(cloud.log),
+        )
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A handler that somebody else started."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200 if self.headers["Authorization"] else 401)
+            self.end_headers()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_handler_that_runs_already_gets_the_tasks(url: str, tmp_path: Path) -> None:
+    orders = tmp_path / "orders.jsonl"
+    orders.write_text('{"orderId": "ORD-1", "customerEmail": "ada@example.com"}\n')
+    run = up("--handler", url, "--orders", str(orders), "--exit-when-idle")
+    assert (run.returncode, total(run.stderr)) == (0, [3, 3, 0, 0, 0, 0]), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        ("http://127.0.0.1:1", "nothing answers at http://127.0.0.1:1"),
+        ("no-such-command --port $PORT", "ended with exit code 127"),
+    ],
+)
+def test_a_handler_that_cannot_start_ends_the_start(handler: str, words: str) -> None:
+    run = up("--handler", handler)
+    assert run.returncode == 2
+    assert "error: the handler does not start: " in run.stderr
+    assert words in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_our_handler_that_dies_at_its_start_ends_the_start_and_is_quoted(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    edit(root / "components/handler_service.py", 'str(int(args["max_attempts"]))', '"none"')
+    run = up(root=root)
+    assert run.returncode == 2
+    assert "MAX_ATTEMPTS is 'none'" in run.stderr
+    assert "error: the handler does not start: the handler ended with exit code 1" in run.stderr
+
+
+def test_a_folder_without_our_python_project_names_the_other_ways(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    (root / "handler/.venv").unlink()
+    run = up(root=root)
+    assert run.returncode == 2
+    assert "use --handler or --container" in run.stderr
+
+
+def test_a_stack_with_an_image_says_which_and_how_to_run_or_build_it() -> None:
+    image = f"us-docker.pkg.dev/p/r/task-handler@sha256:{'a' * 64}"
+    run = up("--config", f"image={image}", "--exit-when-idle")
+    assert run.returncode == 0, run.stderr
+    assert f"The stack runs the image {image}. Here the code in handler/ runs instead." in run.stderr
+    assert "--container --config image=" in run.stderr
+
+
+def test_several_services_are_refused_by_name() -> None:
+    def program() -> None:
+        run_file(ROOT / "__main__.py")
+        cloudrunv2.Service("second", name="reports", location="us-central1", template={"containers": [{"image": "i"}]})
+
+    words = r"declares 2 Cloud Run services \(reports, task-handler\): the local cloud has one front door"
+    with pytest.raises(ProgramError, match=words):
+        declared(evaluate(program, config={"gcp:project": "project-id", **stack_configuration("dev")}))
+
+
+def test_a_second_queue_works(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    program = (root / "__main__.py").read_text()
+    declaration = program[program.index("queue = TaskQueue(") : program.index("monitoring = ")]
+    for old, new in (('"queue",', '"second",'), ("**s.queue,", '**s.queue, "queue_name": "mails",')):
+        declaration = declaration.replace(old, new)
+    declaration = declaration.replace(
+        "s.dead_letter_queue,", 's.dead_letter_queue.replace("cloud-run-tasks", "mails"),'
+    )
+    (root / "__main__.py").write_text(f"{program}\n{declaration}")
+    with running(root=root) as cloud:
+        cloud.at["queue"] = cloud.at["queue"].replace("cloud-run-tasks", "mails")
+        assert cloud.producer(*ORDER).returncode == 0
+        cloud.logged('"queue":"mails"', 3)
+
+
+def test_a_secret_of_the_command_line_reaches_the_handler(script: Path) -> None:
+    edit(script, '"VERSION 1"', 'os.environ["SMTP_URL"]')
+    smtp_url = "smtp://mail.example:2525?from=shop@example.com"
+    handler = f"{sys.executable} {script}"
+    with running("--handler", handler, "--config", f"smtpUrl={smtp_url}", *QUICK) as cloud:
+        assert cloud.producer(*ORDER).returncode == 0
+        assert deliveries(cloud, 1)[0]["message"] == smtp_url
+
+
+def test_a_secret_that_the_program_does_not_accept_is_refused_without_being_shown() -> None:
+    run = up("--config", "warehouseSecret=short")
+    assert run.returncode == 2
+    assert "warehouseSecret = (secret): must be at least 16 " in run.stderr
+
+
+def test_the_preview_shows_every_resource_and_output(capsys: pytest.CaptureFixture[str]) -> None:
+    config = {**stack_configuration("dev"), **EXAMPLE}
+    rich.print(*preview("dev", evaluate(stack="dev", config=config, preview=True)))
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    page = (ROOT / "docs/stacks/dev.md").read_text()
+    titles = [line.removeprefix("### ").replace("`", "") for line in page.splitlines() if line.startswith("### ")]
+    assert len(titles) > 20
+    assert [title for title in titles if title not in shown] == []
+    assert "service_url: known after the deployment" in shown
+
+
+def test_the_tutorials_service_gets_the_tasks_of_an_order(tmp_path: Path) -> None:
+    if not shutil.which("node") or not (ROOT / "bench/express/node_modules").exists():
+        pytest.skip("needs node, and `npm ci` in bench/express")
+    orders = tmp_path / "orders.jsonl"
+    orders.write_text('{"orderId": "ORD-1", "customerEmail": "ada@example.com"}\n')
+    run = up("--handler", "node bench/express/index.js", "--orders", str(orders), "--exit-when-idle")
+    assert (run.returncode, total(run.stderr)) == (0, [3, 3, 0, 0, 0, 0]), run.stderr
