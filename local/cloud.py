@@ -1,4 +1,4 @@
-"""The cloud on this machine: realises what the program declares, and nothing that it does not."""
+"""The cloud on this machine: runs what the program declares, and nothing else."""
 
 import asyncio
 import contextlib
@@ -43,26 +43,26 @@ class Ports:
 
     tasks_grpc: int
     tasks_rest: int
-    """Cloud Tasks over REST, and the issuer."""
+    """Serves Cloud Tasks over REST, and the issuer."""
     service: int
 
     @classmethod
     def from_first(cls, port: int) -> "Ports":
-        """Three in a row, or three of the system's choice for 0."""
+        """Returns three consecutive ports, or three of the system's choice if `port` is 0."""
         return cls(port, port + 1, port + 2) if port else cls(0, 0, 0)
 
 
 class PortTakenError(Exception):
-    """A port that the local cloud must have is in use."""
+    """A port that the local cloud needs is in use."""
 
     def __init__(self, port: int, what: str) -> None:
         super().__init__(
-            f"port {port}, for {what}, is in use; end what uses it, or start with another --port and another --state"
+            f"port {port}, for {what}, is in use: end what uses it, or start with another --port and another --state"
         )
 
 
 def listen(port: int, what: str) -> socket.socket:
-    """A socket on 127.0.0.1; raises PortTakenError."""
+    """Binds a socket on 127.0.0.1. Raises PortTakenError."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -87,7 +87,7 @@ async def _serve_http(
 
 
 async def _serve_grpc(started: contextlib.AsyncExitStack, api: Api, port: int, what: str) -> int:
-    """The port; raises PortTakenError."""
+    """Serves an API over gRPC and returns its port. Raises PortTakenError."""
     server = grpc.aio.server(options=_GRPC_OPTIONS)
     started.push_async_callback(server.stop, 1)
     server.add_generic_rpc_handlers(api.grpc_handlers())
@@ -100,7 +100,7 @@ async def _serve_grpc(started: contextlib.AsyncExitStack, api: Api, port: int, w
 
 
 async def prepare_database(runtime: Runtime | RunningHandler, database_url: str) -> bool:
-    """Have the handler create the tables that are missing; return whether it has tables."""
+    """Lets the handler create its missing tables. Returns whether it has tables. Raises ProgramError if it fails."""
     if isinstance(runtime, RunningHandler):
         return False
     command = runtime.prepare({"DATABASE_URL": database_url})
@@ -109,7 +109,7 @@ async def prepare_database(runtime: Runtime | RunningHandler, database_url: str)
     arguments, environment = command
     schema = await asyncio.create_subprocess_exec(*arguments, cwd=runtime.folder, env=environment)
     if await schema.wait() != 0:
-        raise ProgramError("the handler's database cannot be prepared; the line above says why")
+        raise ProgramError("the handler's tables cannot be created; the line above says why")
     return True
 
 
@@ -128,8 +128,8 @@ class Cloud:
         runtime: Runtime | RunningHandler,
         listener: Listener,
     ) -> None:
-        """`service_listener`: where the service is, already bound, since the program was evaluated with its address.
-        `listener`: told of each event of Cloud Tasks."""
+        """`service_listener`: the service's socket, bound before the program was evaluated with its address.
+        `listener`: receives each event of Cloud Tasks."""
         self.program = program
         self.store = store
         self.tasks: CloudTasks
@@ -148,11 +148,11 @@ class Cloud:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Take no more calls, wait for the attempts under way, end the handlers."""
+        """Stops taking calls, waits for the attempts in flight, and ends the handlers."""
         await self._started.aclose()
 
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
-        """Start each part after those that it needs, so that `started` ends it before them."""
+        """Starts each part after the parts that it needs, so that `started` ends it before them."""
         program = self.program
         rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))
         rest_port, service_port = rest_listener.getsockname()[1], self._service_listener.getsockname()[1]
@@ -189,7 +189,7 @@ class Cloud:
         await started.enter_async_context(scheduler.running())
 
     def _signing_key(self) -> str:
-        """The key of this state folder: its tokens outlive a restart."""
+        """Returns the signing key of the state folder, so that tokens stay valid across restarts."""
         key = self.store.fact("key")
         if key is None:
             key = new_key()
@@ -203,10 +203,10 @@ class Cloud:
             except CallError as error:
                 raise ProgramError(f"the queue {queue.name} cannot be declared: {error}") from None
         for path in self.tasks.queues.undeclared():
-            log.warning("The program no longer declares %s; its tasks stay in the state folder, and are not sent", path)
+            log.warning("The program no longer declares %s: its tasks stay in the state folder and are not sent", path)
 
     def _new_instances(self, addresses: Mapping[str, str]) -> Instances | RunningHandler:
-        """No instance runs yet. `addresses`: of what the handler calls."""
+        """Creates the instances, none started. `addresses`: environment variables for the services that they call."""
         if isinstance(self._runtime, RunningHandler):
             return self._runtime
         service = self.program.service
@@ -229,20 +229,20 @@ class Cloud:
         )
 
     def kill(self) -> None:
-        """End the handlers at once, for a caller that ends at once too."""
+        """Kills the handlers, for a caller that exits at once."""
         self._instances.kill_all()
 
     async def commit(self, orders: Iterable[str]) -> bool:
-        """Put orders into the handler's database, as a web app does before it creates their tasks.
+        """Commits orders to the handler's database, as a web app does before it creates their tasks.
 
-        Return False if this handler has no such database."""
+        Returns False if this handler has no such database."""
         if not await prepare_database(self._runtime, self.effects.database_url):
             return False
         await asyncio.to_thread(self.effects.shop.commit, orders)
         return True
 
     def dead_letters(self) -> list[Message]:
-        """What is in the dead-letter queue."""
+        """Returns all tasks of the dead-letter queue."""
         request = types.ListTasksRequest.pb()(
             parent=self.program.exports["dead_letter_queue"], response_view=types.Task.View.FULL
         )
@@ -255,7 +255,7 @@ class Cloud:
                 return found
 
     def addresses(self) -> dict[str, str]:
-        """What a client needs; the keys are those of `--json` and, where there is one, of the stack's outputs."""
+        """Returns the addresses that a client needs. The keys are those of `--json`, named like the stack's outputs."""
         exports = self.program.exports
         rest = f"http://127.0.0.1:{self.ports.tasks_rest}"
         return {
@@ -269,7 +269,7 @@ class Cloud:
         }
 
     def producer_environment(self) -> dict[str, str]:
-        """The environment variables that point a producer here."""
+        """Returns the environment variables that configure a producer for this local cloud."""
         at = self.addresses()
         return {
             "CLOUD_TASKS_EMULATOR_HOST": at["tasks_grpc"],
@@ -280,7 +280,7 @@ class Cloud:
         }
 
     def describe(self) -> str:
-        """What runs, in one line."""
+        """Describes the queues and the service in one line."""
         queues = [self.tasks.queues[path].message for path in self.tasks.queues.paths()]
         rates = ", ".join(
             f"queue {queue.name.rpartition('/')[2]} at {queue.rate_limits.max_dispatches_per_second:g}/s "

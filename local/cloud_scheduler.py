@@ -104,7 +104,7 @@ class Scheduler:
         headers["X-CloudScheduler-JobName"] = job.name
         if job.email:
             headers["Authorization"] = f"Bearer {self._identity.token(job.email, job.audience)}"
-        deadline = self._faults.moment(1.0) if fault == "answer lost" else job.deadline
+        deadline = self._faults.delay(1.0) if fault == "answer lost" else job.deadline
         try:
             async with self._session.request(
                 job.method,

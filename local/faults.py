@@ -1,6 +1,6 @@
-"""Faults for the drill: at each seam a kind is drawn, noted, and then really happens.
+"""Faults for the drill: wherever one can happen, a kind is drawn and recorded, and then really happens.
 
-The order of draws follows from the seed; when each happens also depends on the machine.
+The seed determines the order of the draws. When each fault happens also depends on the machine.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ KINDS = {
     "mail": ("refused", "connection closed", "answer lost", "answered late"),
     "warehouse": ("error 500", "error 429", "connection closed", "answer lost", "answered late"),
 }
-"""What may go wrong where. `answer lost` and `answered late`: it has been done, but the caller is not told in time."""
+"""The kinds of fault at each place. A lost or late answer belongs to a call that succeeded."""
 LATE_SECONDS = 25
-"""Longer than any caller waits."""
+"""Delay of a late answer; no caller waits so long."""
 _RARE = ("answered late",)
 
 
 class Faults:
-    """A source of faults; without a seed there are none."""
+    """Draws faults. Without a seed it draws none."""
 
     def __init__(self, seed: int | None, log: Path, share: float = 0.2) -> None:
-        """`share`: of the passages that something happens to. `log`: a line for each, kept across restarts."""
+        """`share`: the share of draws that yield a fault. `log`: gets a line for each fault; kept across restarts."""
         self._random = None if seed is None else random.Random(seed)
         self._share = share
         self._log = Journal(log)
 
     def draw(self, place: str) -> str | None:
-        """What goes wrong here and now, if anything."""
+        """Draws and records the fault that shall happen now at a place, or None."""
         if self._random is None or self._random.random() > self._share:
             return None
         kinds = KINDS[place]
@@ -40,10 +40,10 @@ class Faults:
         self._log.add({"place": place, "kind": kind})
         return kind
 
-    def moment(self, longest: float) -> float:
-        """Some seconds, at most `longest`."""
+    def delay(self, longest: float) -> float:
+        """Returns a random number of seconds, at most `longest`."""
         return self._random.uniform(0, longest) if self._random else 0.0
 
     async def late(self) -> None:
-        """Wait longer than any caller does."""
+        """Waits longer than any caller does."""
         await asyncio.sleep(LATE_SECONDS)

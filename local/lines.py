@@ -1,11 +1,11 @@
-"""The lines that another process prints, whatever their length."""
+"""Reads lines of any length that another process prints."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 
 async def lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Each line without its end; one that is longer than the stream's limit comes in pieces."""
+    """Yields each line without its line end. A line longer than the stream's limit comes in pieces."""
     while not stream.at_eof():
         try:
             line = await stream.readuntil()

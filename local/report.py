@@ -1,4 +1,4 @@
-"""What a person sees of a run of orders: a progress bar while it goes, then a table by action."""
+"""The report of a run of orders: a progress bar during the run, then a table by action."""
 
 import collections
 import contextlib
@@ -16,7 +16,7 @@ from local.cloud_tasks.messages import Message
 
 
 class Report(Listener):
-    """Counts of what happened to the tasks of one queue since the start."""
+    """Counts the events of one queue's tasks since the start."""
 
     def __init__(self, queue: str, console: Console, clock: Callable[[], float]) -> None:
         self._prefix = f"{queue}/tasks/"
@@ -39,7 +39,7 @@ class Report(Listener):
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[None]:
-        """A bar of the tasks created so far and how many of them are settled; on a terminal only."""
+        """Shows how many of the created tasks are settled, on a terminal only."""
         with Progress(
             SpinnerColumn(),
             TextColumn("tasks"),
@@ -67,7 +67,7 @@ class Report(Listener):
                 self._changed = lambda: None
 
     def table(self, dead_letters: Iterable[Message], effects: Mapping[str, int]) -> Table:
-        """The counts, a row an action and one for all. `effects`: how many there are of each action."""
+        """Returns the counts, one row for each action and one for all. `effects`: action -> number of effects."""
         dead = collections.Counter(map(_action, dead_letters))
         settled = self.total(Event.PROCESSED) + self.total(Event.GONE)
         caption = f"{settled} settled in {self._last - self._first:.1f} s"
@@ -95,7 +95,7 @@ class Report(Listener):
 
 
 def _action(task: Message) -> str:
-    """The order's action, as far as the body tells one."""
+    """Returns the order's action, or `(other)` if the body contains none."""
     try:
         return str(json.loads(task.http_request.body)["action"])
     except (ValueError, TypeError, KeyError, RecursionError):

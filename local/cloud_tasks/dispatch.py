@@ -112,7 +112,7 @@ class Dispatcher(Listener):
             case "delivered twice":
                 (status, reason), _ = await asyncio.gather(self._request(attempt), self._request(attempt))
             case "handler killed":
-                self._loop.call_later(self._faults.moment(0.05), self._kill_handler)
+                self._loop.call_later(self._faults.delay(0.05), self._kill_handler)
                 status, reason = await self._request(attempt)
             case _:
                 status, reason = await self._request(attempt)

@@ -1,4 +1,4 @@
-"""What the program declares: evaluated under Pulumi's mocks, for the local cloud and for the tests."""
+"""Runs the program under Pulumi's mocks and reads what it declares, for the local cloud and the tests."""
 
 from local.program.evaluation import (
     PROJECT,

@@ -1,4 +1,4 @@
-"""The web app's side of the database: the orders it commits before it creates their tasks, and what became of stock."""
+"""The web app's side of the database: the orders that it commits before it creates their tasks, and the stock."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy as sql
 
 STOCK = 10
-"""Pieces of each item at first; each order has an item of its own, so that no error hides another."""
+"""Initial stock of each item. Each order has its own item, so that one error cannot hide another."""
 
 _METADATA = sql.MetaData()
 _ORDERS = sql.Table("orders", _METADATA, sql.Column("order_id", sql.Text))
@@ -24,7 +24,7 @@ _STOCK = sql.Table("stock", _METADATA, sql.Column("item", sql.Text), sql.Column(
 
 
 class Shop:
-    """The orders and the stock in the handler's database, whose tables exist already."""
+    """The orders and the stock in the handler's database. Its tables must exist."""
 
     def __init__(self, database_url: str) -> None:
         self._engine = sql.create_engine(
@@ -32,7 +32,7 @@ class Shop:
         )
 
     def commit(self, orders: Iterable[str]) -> None:
-        """Have these orders, of one piece of an item each; what is there already stays."""
+        """Commits these orders, each of one piece of its own item. Skips orders that exist."""
         with self._engine.begin() as connection:
             known = set(connection.execute(sql.select(_ORDERS.c.order_id)).scalars())
             new = [order for order in dict.fromkeys(orders) if order not in known]
@@ -44,21 +44,21 @@ class Shop:
                 connection.execute(sql.insert(_LINES), lines)
 
     def is_empty(self) -> bool:
-        """Whether no order was ever committed here."""
+        """Returns whether no order was ever committed."""
         with self._engine.connect() as connection:
             return connection.execute(sql.select(_ORDERS.c.order_id).limit(1)).first() is None
 
     def connection(self) -> contextlib.AbstractContextManager[sql.Connection]:
-        """A transaction of one's own."""
+        """Opens a connection in a new transaction."""
         return self._engine.begin()
 
     def sold(self) -> list[int]:
-        """Pieces by which the stock of each item is lower than at first."""
+        """Returns, for each item, by how much its stock has fallen."""
         with self._engine.connect() as connection:
             return [STOCK - quantity for quantity in connection.execute(sql.select(_STOCK.c.quantity)).scalars()]
 
     def disturb(self, seconds: float) -> str:
-        """Make the database fail its other users: cut PostgreSQL's connections, or lock SQLite for some seconds."""
+        """Makes other users' transactions fail: cuts PostgreSQL's connections, or locks SQLite for `seconds`."""
         if self._engine.dialect.name == "postgresql":
             mine = "pid <> pg_backend_pid() AND datname = current_database()"
             with self._engine.begin() as connection:
@@ -72,7 +72,7 @@ class Shop:
 
 
 def order_ids(file: Path) -> list[str]:
-    """The ids in a file of orders, as far as its lines are orders: the producer names the ones that are not."""
+    """Returns the order ids in a file of orders. Skips lines that are not orders: the producer reports them."""
     found = []
     for line in file.read_bytes().splitlines():
         try:

@@ -322,7 +322,7 @@ def test_a_port_in_use_is_refused_and_named() -> None:
         port = taken.getsockname()[1]
         run = up("--port", str(port))
     assert run.returncode == 2
-    assert re.search(rf"port {port}, for .+, is in use; end what uses it, or start with another --port", run.stderr)
+    assert re.search(rf"port {port}, for .+, is in use: end what uses it, or start with another --port", run.stderr)
 
 
 def test_a_state_folder_of_another_stack_is_refused(tmp_path: Path) -> None:
