@@ -127,6 +127,9 @@ class ServiceSettings(TypedDict):
     handler_timeout_seconds: Annotated[
         int, Rule(300, "Request timeout in seconds; Cloud Tasks waits 600", 60, DISPATCH_DEADLINE_SECONDS)
     ]
+    min_instances: Annotated[
+        int, Rule(0, "Instances that are kept ready and billed while idle; 0 means a cold start after a pause", 0, 1000)
+    ]
     max_instances: Annotated[int, Rule(10, "Maximum number of instances", 1, 1000)]
     container_concurrency: Annotated[int, Rule(20, "Requests that one instance handles at once", 1, 1000)]
     deletion_protection: Annotated[
@@ -358,6 +361,8 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"must not exceed maxInstances x containerConcurrency - {DEAD_LETTER_CONCURRENCY} for dead letters = "
             f"{capacity}, or the service answers 429 and tasks use up their attempts; lower it, or raise one of those",
         )
+    if values["minInstances"] > values["maxInstances"]:
+        yield "minInstances", f"must not exceed maxInstances = {values['maxInstances']}; lower it, or raise that"
     if values["minBackoffSeconds"] > values["maxBackoffSeconds"]:
         reason = f"must not exceed maxBackoffSeconds = {values['maxBackoffSeconds']:g}; lower it, or raise that"
         yield "minBackoffSeconds", reason

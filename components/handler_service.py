@@ -21,6 +21,8 @@ class HandlerServiceArgs(ProjectArgs):
     memory: str
     """Memory of one instance, such as `512Mi`."""
     handler_timeout_seconds: int
+    min_instances: int
+    """Instances that are kept ready, billed while idle."""
     max_instances: int
     container_concurrency: int
     """Requests that one instance handles at once."""
@@ -109,7 +111,10 @@ class HandlerService(pulumi.ComponentResource):
                 "service_account": account.email,
                 "timeout": f"{args['handler_timeout_seconds']}s",
                 "max_instance_request_concurrency": args["container_concurrency"],
-                "scaling": {"max_instance_count": args["max_instances"]},
+                "scaling": {
+                    "min_instance_count": args["min_instances"],
+                    "max_instance_count": args["max_instances"],
+                },
                 "containers": [
                     {
                         "image": args["image"],

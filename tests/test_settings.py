@@ -117,6 +117,12 @@ def test_a_refused_text_is_named_with_its_key_and_a_remedy_that_works(key: str, 
             "must not exceed maxInstances x containerConcurrency - 5 for dead letters = 13,",
         ),
         (
+            {"minInstances": "3", "maxInstances": "3"},
+            {"minInstances": "4"},
+            "minInstances",
+            "must not exceed maxInstances = 3",
+        ),
+        (
             {"minBackoffSeconds": "7.5", "maxBackoffSeconds": "7.5"},
             {"minBackoffSeconds": "7.6"},
             "minBackoffSeconds",

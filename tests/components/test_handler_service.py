@@ -25,6 +25,7 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
     declared = declare(
         handlerTimeoutSeconds="123",
         memory="640Mi",
+        minInstances="2",
         maxInstances="7",
         containerConcurrency="13",
         maxAttempts="9",
@@ -35,7 +36,7 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
     template = service["template"]
     assert template["timeout"] == "123s"
     assert declared.container["resources"]["limits"] == {"cpu": "1", "memory": "640Mi"}
-    assert template["scaling"]["maxInstanceCount"] == 7
+    assert template["scaling"] == {"minInstanceCount": 2, "maxInstanceCount": 7}
     assert template["maxInstanceRequestConcurrency"] == 13
     assert template["serviceAccount"] == "order-account@shop-project.iam.gserviceaccount.com"
     assert service["deletionProtection"] is False
