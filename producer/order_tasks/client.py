@@ -38,11 +38,14 @@ class Outcome:
 
 
 class OrderTasks:
-    """Creates tasks from blocking code. Owns one gRPC channel: share it between threads, and close it at the end."""
+    """Creates tasks from blocking code. Owns one gRPC channel: share it between threads, and close it at the end.
+
+    A forked child may use it too: the fork waits up to 10 s for calls in flight, and the child gets its own channel.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._api = connection.connect(config)
+        self._connection = connection.Connection(config)
 
     def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
@@ -64,11 +67,12 @@ class OrderTasks:
         log name the rows that are left to the relay. `delete` deletes rows by their task ids; the default uses the
         database that `outbox.add` inserted them into. Rows that are never deleted here are deleted by the relay.
         """
-        return outbox.publish(self._api, self._config, rows, delete)
+        with self._connection.client() as api:
+            return outbox.publish(api, self._config, rows, delete)
 
     def close(self) -> None:
         """Close the channel. Calls in flight fail."""
-        self._api.transport.close()  # type: ignore[no-untyped-call]
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +84,8 @@ class OrderTasks:
 
     def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
         try:
-            return self._api.create_task(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+            with self._connection.client() as api:
+                return api.create_task(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
         except exceptions.AlreadyExists:
             return None
 
@@ -92,7 +97,10 @@ class OrderTasks:
 
 
 class AsyncOrderTasks:
-    """Creates tasks from asyncio code. Owns one gRPC channel of the running event loop: create and close it there."""
+    """Creates tasks from asyncio code. Owns one gRPC channel of the running event loop: create and close it there.
+
+    Fork before you create it: gRPC does not work in a child that inherits an open channel.
+    """
 
     def __init__(self, config: Config) -> None:
         asyncio.get_running_loop()  # raises outside a loop, where gRPC would bind the channel to a loop that never runs

@@ -1,4 +1,11 @@
-"""The connection to Cloud Tasks: the official client, its retries and its timeouts."""
+"""The connection to Cloud Tasks: the official client, its retries, its timeouts, and what a fork does to it."""
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -42,3 +49,74 @@ def connect_async(config: Config) -> tasks_v2.CloudTasksAsyncClient:
         return tasks_v2.CloudTasksAsyncClient()
     channel = grpc.aio.insecure_channel(config.emulator_host, options=_EMULATOR_CHANNEL)
     return tasks_v2.CloudTasksAsyncClient(transport=transports.CloudTasksGrpcAsyncIOTransport(channel=channel))
+
+
+class Connection:
+    """A blocking client for many threads. It is closed before a fork, and opens again in the parent and in the child.
+
+    gRPC's own threads do not survive a fork. A child that inherits an open channel hangs in its first call.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._client: tasks_v2.CloudTasksClient | None = None
+        self._closed = False
+        _connections.add(self)
+        with self.client():
+            pass  # without credentials this raises now, not in the first call
+
+    @contextmanager
+    def client(self) -> Iterator[tasks_v2.CloudTasksClient]:
+        """The client for one call. A fork waits for the end of the call."""
+        global _calls
+        with _no_fork:
+            if self._closed:
+                raise RuntimeError("this client is closed: create a new one")
+            self._client = client = self._client or connect(self._config)
+            _calls += 1
+        try:
+            yield client
+        finally:
+            with _no_fork:
+                _calls -= 1
+                _no_fork.notify_all()
+
+    def close(self) -> None:
+        """Close the channel for good. Calls in flight fail."""
+        self._closed = True
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the channel. The next call opens a new one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.transport.close()  # type: ignore[no-untyped-call]
+
+
+_FORK_PATIENCE_SECONDS = 10.0
+_connections: WeakSet[Connection] = WeakSet()
+_calls = 0
+_no_fork = threading.Condition(threading.RLock())
+_inherited: list[object] = []
+
+
+def _before_fork() -> None:
+    _no_fork.acquire()
+    if _no_fork.wait_for(lambda: _calls == 0, _FORK_PATIENCE_SECONDS) and _connections:
+        for connection in list(_connections):
+            connection.disconnect()
+        gc.collect()  # the official client is a reference cycle, and gRPC ends its threads with the last channel
+
+
+def _after_fork_in_child() -> None:
+    global _calls, _no_fork
+    _calls, _no_fork = 0, threading.Condition(threading.RLock())
+    for connection in list(_connections):
+        if connection._client is not None:  # a call of the parent took too long
+            _inherited.append(connection._client)  # kept, because destroying a channel of the parent can hang
+            connection._client = None
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=lambda: _no_fork.release(), after_in_child=_after_fork_in_child
+)

@@ -4,6 +4,7 @@ The environment is not read at import, so that a web app's tests can import this
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Mapping
 
@@ -12,7 +13,7 @@ from google.cloud.tasks_v2 import Task
 from order_tasks.client import AsyncOrderTasks, OrderTasks
 from order_tasks.config import Config
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _client: OrderTasks | None = None
 _async_clients: dict[asyncio.AbstractEventLoop, AsyncOrderTasks] = {}
 
@@ -52,6 +53,15 @@ async def create_order_task_async(order_id: str, action: str, customer_email: st
 async def process_new_order_async(order_id: str, email: str) -> Mapping[str, Task | None]:
     """`process_new_order` for asyncio."""
     return await _async_default().process_new_order(order_id, email)
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+# A fork waits until another thread has created the client. Otherwise the child would wait for that thread for ever.
+os.register_at_fork(before=lambda: _lock.acquire(), after_in_parent=lambda: _lock.release(), after_in_child=_renew_lock)
 
 
 def _default() -> OrderTasks:
