@@ -75,20 +75,20 @@ class Identity:
         }
         return jwt.encode(claims, self._private_key, algorithm="RS256", headers={"kid": self._key_id})
 
-    def email(self, token: str, audience: str) -> str:
+    def email(self, token: str, *audiences: str) -> str:
         """The account that a token is of; raises InvalidTokenError."""
-        claims = self._checked(token, audience)
+        claims = self._checked(token, audiences)
         if claims["exp"] <= self._clock():
             raise InvalidTokenError("the token has expired")
         return str(claims["email"])
 
-    def _check(self, token: str, audience: str) -> dict[str, Any]:
+    def _check(self, token: str, audiences: tuple[str, ...]) -> dict[str, Any]:
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
                 self._public_key,
                 algorithms=["RS256"],
-                audience=audience,
+                audience=audiences,
                 issuer=self.issuer,
                 options={"require": ["exp", "iat", "email"], "verify_exp": False, "verify_iat": False},
             )

@@ -38,6 +38,8 @@ class Service:
     environment: Mapping[str, str]
     invokers: frozenset[str]
     """Members with roles/run.invoker."""
+    audiences: frozenset[str] = frozenset()
+    """Custom audiences: accepted in a token besides the service's URL."""
 
 
 class FrontDoor:
@@ -89,7 +91,7 @@ class FrontDoor:
             log.warning("403 for service %s: the request has no token", self._service.name)
             return _forbidden()
         try:
-            email = self._identity.email(token, self._url)
+            email = self._identity.email(token, self._url, *self._service.audiences)
         except InvalidTokenError as error:
             log.warning("401 for service %s: %s (audience must be %s)", self._service.name, error, self._url)
             return web.Response(

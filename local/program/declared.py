@@ -93,6 +93,7 @@ def _declared(evaluation: Evaluation) -> Declared:
                 for binding in evaluation.of_type("gcp:cloudrunv2/serviceIamMember:ServiceIamMember")
                 if binding.inputs["role"] == "roles/run.invoker" and binding.inputs["name"] == service["name"]
             ),
+            audiences=frozenset(service.get("customAudiences", ())),
         ),
         handler_account=account,
         roles=frozenset(

@@ -20,6 +20,7 @@ from local.cloud_run.runtime import Processes
 from local.identity import Identity, new_key
 
 INVOKER = "cloud-tasks-invoker@shop.iam.gserviceaccount.com"
+AUDIENCE = "https://handler.invalid/shop/dev"
 KEY = new_key()
 SERVICE = textwrap.dedent(
     """
@@ -87,7 +88,9 @@ async def opened(
         Processes(folder, sys.executable, "service"), {}, max_instances=max_instances, concurrency=concurrency
     )
     identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, lambda: clock[0])
-    service = Service("task-handler", seconds, max_instances, concurrency, {}, frozenset(invokers))
+    service = Service(
+        "task-handler", seconds, max_instances, concurrency, {}, frozenset(invokers), frozenset([AUDIENCE])
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         door = FrontDoor(service, url, identity, instances)
@@ -113,6 +116,14 @@ async def test_a_request_passes_whole_and_without_the_tokens_signature(tmp_path:
     assert headers["Authorization"].endswith(".SIGNATURE_REMOVED_BY_GOOGLE")
     assert headers["X-Forwarded-Proto"] == "https"
     assert headers["traceparent"].split("-")[1] == headers["X-Cloud-Trace-Context"].split("/")[0]
+
+
+@pytest.mark.parametrize(("audience", "status"), [(AUDIENCE, 207), (AUDIENCE + "x", 401)])
+async def test_a_custom_audience_is_accepted_and_no_other(
+    tmp_path: Path, clock: list[float], audience: str, status: int
+) -> None:
+    async with opened(tmp_path, clock) as door:
+        assert (await door.post("/", token=door.identity.token(INVOKER, audience)))[0] == status
 
 
 async def test_an_expired_token_is_unauthorized(tmp_path: Path, clock: list[float]) -> None:
