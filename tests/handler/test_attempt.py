@@ -133,7 +133,7 @@ async def test_a_permanent_failure_is_an_entry_that_can_be_replayed_at_once(
     assert (answer.status, answer.json) == (200, DEAD_LETTERED)
     entry = cloud.entry
     assert entry.name == name()
-    assert entry.http_request.url == "https://dead-letter.invalid/process-order"
+    assert entry.http_request.url == "https://handler.invalid/process-order"
     assert entry.http_request.http_method.name == "POST"
     assert entry.http_request.body == BODY
     assert "oidc_token" not in entry.http_request
