@@ -3,8 +3,9 @@
     from order_tasks import process_new_order
     process_new_order("ORD-1001", "ada@example.com")  # after the order is committed
 
-Set ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL and ORDER_TASKS_INVOKER_EMAIL to the stack's outputs queue, service_url
-and invoker_email. Set CLOUD_TASKS_EMULATOR_HOST=host:port to send the tasks to a local cloud instead of Google.
+Set ORDER_TASKS_QUEUE to the stack's output `queue`. The queue knows the handler's address and signs the deliveries. A
+queue without them needs ORDER_TASKS_SERVICE_URL and ORDER_TASKS_INVOKER_EMAIL, the outputs `service_url` and
+`invoker_email`. Set CLOUD_TASKS_EMULATOR_HOST=host:port to send the tasks to a local cloud instead of Google.
 """
 
 from order_tasks.client import AsyncOrderTasks, OrderTasks, Outcome

@@ -34,7 +34,7 @@ _IN_LOCAL_OUTPUTS = _IN_OUTPUTS | {
     "emulator_host": f"output {_EMULATOR_OUTPUT} {{problem}}: run `python -m local up --json`"
 }
 
-_OPTIONAL = frozenset({"emulator_host", "dead_letter_queue"})
+_OPTIONAL = frozenset({"service_url", "invoker_email", "emulator_host", "dead_letter_queue"})
 
 _HOST = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])"
 _QUEUE_FORM = r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}"
@@ -53,10 +53,11 @@ class Config:
 
     queue: str
     """`projects/P/locations/L/queues/Q`."""
-    service_url: str
-    """The service's root URL and the tokens' audience. A trailing slash is removed."""
-    invoker_email: str
-    """The service account whose OIDC token each delivery carries."""
+    service_url: str | None = None
+    """The service's root URL and the tokens' audience. A trailing slash is removed. None: the queue knows the URL."""
+    invoker_email: str | None = None
+    """The service account whose OIDC token each delivery carries. Naming it requires the right to act as this account.
+    None: the queue adds the token."""
     emulator_host: str | None = None
     """`host:port` of a local cloud's gRPC port, used without TLS and credentials. None: Google's Cloud Tasks."""
     dead_letter_queue: str | None = None
@@ -64,14 +65,16 @@ class Config:
 
     def __post_init__(self) -> None:
         _refuse({field: getattr(self, field) for field in _FORMS}, _IN_CODE, _OPTIONAL)
-        object.__setattr__(self, "service_url", self.service_url.removesuffix("/"))
+        if self.service_url is not None:
+            object.__setattr__(self, "service_url", self.service_url.removesuffix("/"))
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, *, dead_letters: bool = False) -> Self:
-        """Read ORDER_TASKS_QUEUE, ORDER_TASKS_SERVICE_URL, ORDER_TASKS_INVOKER_EMAIL and CLOUD_TASKS_EMULATOR_HOST.
+        """Read ORDER_TASKS_QUEUE and the optional variables.
 
-        The last is optional. ORDER_TASKS_DEAD_LETTER_QUEUE is required only with `dead_letters`. Raises ConfigError
-        with the command that sets each missing or invalid variable.
+        Optional are ORDER_TASKS_SERVICE_URL, ORDER_TASKS_INVOKER_EMAIL, CLOUD_TASKS_EMULATOR_HOST and, without
+        `dead_letters`, ORDER_TASKS_DEAD_LETTER_QUEUE. Raises ConfigError with the command that sets each missing or
+        invalid variable.
         """
         values = {field: environ.get(variable) or None for field, variable in _VARIABLES.items()}
         return cls._checked(values | {"emulator_host": environ.get(_EMULATOR) or None}, _IN_ENVIRONMENT, dead_letters)
@@ -98,8 +101,10 @@ class Config:
 
 
 def _refuse(values: Mapping[str, object], reports: Mapping[str, str], optional: Set[str]) -> None:
-    present = {field: value for field, value in values.items() if value is not None or field not in optional}
-    problems = {field: _problem(field, values) for field in present}
+    if values["invoker_email"] is not None:
+        optional = optional - {"service_url"}
+    required = [field for field, value in values.items() if value is not None or field not in optional]
+    problems = {field: _problem(field, values) for field in required}
     lines = [reports[field].format(field=field, problem=problem) for field, problem in problems.items() if problem]
     if lines:
         raise ConfigError("\n".join(lines))
@@ -108,6 +113,8 @@ def _refuse(values: Mapping[str, object], reports: Mapping[str, str], optional: 
 def _problem(field: str, values: Mapping[str, object]) -> str | None:
     value = values[field]
     pattern, form = _FORMS[field]
+    if value is None and field == "service_url":
+        return "is missing, and the invoker's tokens need it as their audience"
     if value is None or value == "":
         return "is missing"
     text = value.removesuffix("/") if field == "service_url" and isinstance(value, str) else value

@@ -6,6 +6,7 @@ Refuses an order that can never become a task, and an order whose task could get
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +19,11 @@ from order_tasks.errors import InvalidOrderError
 NEW_ORDER_ACTIONS = ("send_confirmation", "update_inventory", "notify_warehouse")
 """The actions of a new order, by the handler's names."""
 
-MAX_BODY_BYTES = 1000 * 1024
-"""Cloud Tasks limits the whole stored task to 1 MiB. The difference is room for its name, URL and token."""
+MAX_ORDER_ID, MAX_ACTION, MAX_EMAIL = 500, 100, 320
+"""Characters. The handler has the same limits."""
+
+PLACEHOLDER_URL = "https://handler.invalid"
+"""CreateTask requires a URL even if the queue has the handler's address and replaces it."""
 
 _MAX_TASK_ID = 100  # Cloud Tasks allows 500, but people read names in logs
 
@@ -33,17 +37,17 @@ class Order:
     actions: tuple[str, ...] = NEW_ORDER_ACTIONS
 
     def __post_init__(self) -> None:
-        _require_text("order id", self.order_id)
+        _require_text("order id", self.order_id, MAX_ORDER_ID)
         # NUL separates the order id from the action in the hashed name, so an id with a NUL could equal another name.
         if "\0" in self.order_id:
-            raise InvalidOrderError(f"the order id {self.order_id!r} contains a NUL character: remove it")
-        _require_text("customer e-mail", self.customer_email, empty=True)
+            raise InvalidOrderError(f"the order id {reprlib.repr(self.order_id)} contains a NUL character: remove it")
+        _require_text("customer e-mail", self.customer_email, MAX_EMAIL, empty=True)
         if not self.actions or isinstance(self.actions, str):
-            raise InvalidOrderError(f"the actions are {self.actions!r}: pass a tuple of at least one action")
+            raise InvalidOrderError(
+                f"the actions are {reprlib.repr(self.actions)}: pass a tuple of at least one action"
+            )
         for action in self.actions:
-            _require_text("action", action)
-            if (size := len(self.body(action))) > MAX_BODY_BYTES:
-                raise InvalidOrderError(f"the message has {size} bytes, more than {MAX_BODY_BYTES}: shorten its values")
+            _require_text("action", action, MAX_ACTION)
 
     def body(self, action: str) -> bytes:
         """The message that the handler receives: JSON in UTF-8."""
@@ -71,15 +75,19 @@ def create_request(
             name=f"{config.queue}/tasks/{task_id}",
             http_request=tasks_v2.HttpRequest(
                 http_method=tasks_v2.HttpMethod.POST,
-                url=f"{config.service_url}/process-order",
+                url=f"{config.service_url or PLACEHOLDER_URL}/process-order",
                 headers={"Content-Type": "application/json", **(headers or {})},
                 body=body,
-                # Without an audience it would be the task's whole URL, which Cloud Run does not accept.
-                oidc_token=tasks_v2.OidcToken(service_account_email=config.invoker_email, audience=config.service_url),
+                oidc_token=_token(config) if config.invoker_email else None,
             ),
             schedule_time=due,
         ),
     )
+
+
+def _token(config: Config) -> tasks_v2.OidcToken:
+    # Without an audience it would be the task's whole URL, which Cloud Run does not accept.
+    return tasks_v2.OidcToken(service_account_email=config.invoker_email, audience=config.service_url)
 
 
 def task_id(order_id: str, action: str) -> str:
@@ -91,13 +99,17 @@ def task_id(order_id: str, action: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", f"{digest}-{action}-{order_id}")[:_MAX_TASK_ID]
 
 
-def _require_text(noun: str, value: object, *, empty: bool = False) -> None:
+def _require_text(noun: str, value: object, limit: int, *, empty: bool = False) -> None:
     if not isinstance(value, str):
-        raise InvalidOrderError(f"the {noun} is {value!r}: it must be text")
+        raise InvalidOrderError(f"the {noun} is {reprlib.repr(value)}: it must be text")
     if not value and not empty:
         raise InvalidOrderError(f"the {noun} is empty")
+    if len(value) > limit:
+        raise InvalidOrderError(
+            f"the {noun} {reprlib.repr(value)} has {len(value)} characters, more than {limit}: shorten it"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         # JSON can contain half of a surrogate pair. UTF-8 cannot, and the message is UTF-8.
-        raise InvalidOrderError(f"the {noun} {value!r} is not valid Unicode") from error
+        raise InvalidOrderError(f"the {noun} {reprlib.repr(value)} is not valid Unicode") from error

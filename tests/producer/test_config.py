@@ -36,6 +36,12 @@ def test_the_audience_has_no_trailing_slash() -> None:
     assert Config.from_environment(ENVIRONMENT | slash).service_url == "https://task-handler-abc.a.run.app"
 
 
+def test_the_queue_alone_is_enough() -> None:
+    for config in (Config.from_environment({"ORDER_TASKS_QUEUE": OUTPUTS["queue"]}), Config(OUTPUTS["queue"])):
+        assert (config.service_url, config.invoker_email) == (None, None)
+    assert Config.from_outputs({"queue": OUTPUTS["queue"], "service_url": OUTPUTS["service_url"]}, {}).service_url
+
+
 def errors(variables: dict[str, str], **options: bool) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         Config.from_environment(variables, **options)
@@ -49,10 +55,12 @@ def output_errors(outputs: dict[str, object], environ: dict[str, str] | None = N
 
 
 def test_all_missing_variables_are_named_at_once_each_with_its_command() -> None:
-    assert errors({"ORDER_TASKS_QUEUE": ""}) == [
+    assert errors({"ORDER_TASKS_QUEUE": "", "ORDER_TASKS_INVOKER_EMAIL": "x"}) == [
         'ORDER_TASKS_QUEUE is missing: export ORDER_TASKS_QUEUE="$(pulumi stack output queue)"',
-        'ORDER_TASKS_SERVICE_URL is missing: export ORDER_TASKS_SERVICE_URL="$(pulumi stack output service_url)"',
-        'ORDER_TASKS_INVOKER_EMAIL is missing: export ORDER_TASKS_INVOKER_EMAIL="$(pulumi stack output invoker_email)"',
+        "ORDER_TASKS_SERVICE_URL is missing, and the invoker's tokens need it as their audience: "
+        'export ORDER_TASKS_SERVICE_URL="$(pulumi stack output service_url)"',
+        "ORDER_TASKS_INVOKER_EMAIL is 'x', not a service account's e-mail: "
+        'export ORDER_TASKS_INVOKER_EMAIL="$(pulumi stack output invoker_email)"',
     ]
 
 
@@ -85,7 +93,8 @@ def test_an_invalid_variable_is_named_with_its_value_and_remedy(variable: str, v
 def test_outputs_are_named_as_outputs() -> None:
     assert output_errors({**OUTPUTS, "queue": 7, "service_url": None}) == [
         "output queue is 7, not projects/P/locations/L/queues/Q: run `pulumi stack output queue` in a deployed stack",
-        "output service_url is missing: run `pulumi stack output service_url` in a deployed stack",
+        "output service_url is missing, and the invoker's tokens need it as their audience: "
+        "run `pulumi stack output service_url` in a deployed stack",
     ]
     [error] = output_errors({**LOCAL, "tasks_grpc": 8123})
     assert re.match(r"output tasks_grpc is 8123, not host:port .*python -m local up --json", error)

@@ -6,6 +6,7 @@ neither the calls in flight nor Ctrl-C.
 
 import asyncio
 import json
+import reprlib
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from order_tasks.errors import InvalidOrderError
 from order_tasks.order import NEW_ORDER_ACTIONS, Order
 
 _CHUNK_BYTES = 1 << 16
+_MAX_LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +33,21 @@ class FileOrder(Order):
 async def read_orders(file: FileIO, on_invalid: Callable[[int, int, str], None]) -> AsyncGenerator[FileOrder, None]:
     """Each order of an unbuffered binary file. Calls `on_invalid(line, size, reason)` for each other line."""
     number = 0
-    async for text in _read_lines(file):
+    async for text, size in _read_lines(file):
         number += 1
-        if not text.strip():
+        if text is not None and not text.strip():
             continue
         try:
-            order = _parse(text, number)
+            order = _parse(text, number, size)
         except InvalidOrderError as error:
-            on_invalid(number, len(text) + 1, str(error))
+            on_invalid(number, size, str(error))
         else:
             yield order
 
 
-def _parse(text: bytes, number: int) -> FileOrder:
+def _parse(text: bytes | None, number: int, size: int) -> FileOrder:
+    if text is None:
+        raise InvalidOrderError(f"the line has {size} bytes, more than {_MAX_LINE_BYTES}")
     try:
         order = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -53,14 +57,14 @@ def _parse(text: bytes, number: int) -> FileOrder:
     if missing := [field for field in ("orderId", "customerEmail") if field not in order]:
         raise InvalidOrderError(f"{' and '.join(missing)} missing")
     if unknown := order.keys() - {"orderId", "customerEmail", "action"}:
-        raise InvalidOrderError(
-            f"unknown field {', '.join(sorted(unknown))}: the fields are orderId, customerEmail and action"
-        )
+        names = ", ".join(map(reprlib.repr, sorted(unknown)[:3]))
+        raise InvalidOrderError(f"unknown field {names}: the fields are orderId, customerEmail and action")
     actions = (order["action"],) if "action" in order else NEW_ORDER_ACTIONS
-    return FileOrder(order["orderId"], order["customerEmail"], actions, number, len(text) + 1)
+    return FileOrder(order["orderId"], order["customerEmail"], actions, number, size)
 
 
-async def _read_lines(file: FileIO) -> AsyncGenerator[bytes, None]:
+async def _read_lines(file: FileIO) -> AsyncGenerator[tuple[bytes | None, int], None]:
+    """Each line without its end, or None if it is too long, and its size in bytes."""
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
     wanted = threading.Semaphore(1)
@@ -78,16 +82,22 @@ async def _read_lines(file: FileIO) -> AsyncGenerator[bytes, None]:
 
     # Not asyncio.to_thread: at its end the loop would wait for a read that may never return.
     threading.Thread(target=read, daemon=True).start()
-    rest = b""
+    parts: list[bytes] = []
+    size = 0
     try:
         while chunk := await chunks.get():
             if isinstance(chunk, OSError):
                 raise chunk
             wanted.release()
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line
-        if rest:
-            yield rest
+            *ends, rest = chunk.split(b"\n")
+            for end in ends:
+                size += len(end) + 1
+                yield (b"".join([*parts, end]) if size <= _MAX_LINE_BYTES else None), size
+                parts, size = [], 0
+            size += len(rest)
+            if size <= _MAX_LINE_BYTES:
+                parts.append(rest)
+        if size:
+            yield (b"".join(parts) if size <= _MAX_LINE_BYTES else None), size
     finally:
         wanted.release()  # the thread wakes up and ends

@@ -1,6 +1,7 @@
 """What is said of a dead letter, as a pure function of its task: never an e-mail, never what a terminal would obey."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,8 +15,12 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PATH = "projects/p/locations/l/queues/dead-letters/tasks/9f86d081"
 
 
+def as_headers(values: dict[str, str]) -> dict[str, str]:
+    return {f"X-Dead-Letter-{name.title()}": value for name, value in values.items()}
+
+
 def letter(body: bytes = b"{}", **headers: str) -> DeadLetter:
-    http = HttpRequest(body=body, headers={f"X-Dead-Letter-{name.title()}": value for name, value in headers.items()})
+    http = HttpRequest(body=body, headers=as_headers(headers))
     return DeadLetter.from_task(Task(name=PATH, create_time=NOW, schedule_time=NOW, http_request=http))
 
 
@@ -64,6 +69,34 @@ def test_a_customers_e_mail_is_shown_nowhere(local: str, text: str) -> None:
     body = json.dumps({"orderId": f"{text}{email}", "action": email, "customerEmail": email}).encode()
     stored = letter(body, reason=f"{text}{email}", task=email)
     assert email not in f"{stored.order_id} {stored.action} {stored.reason} {stored.task}"
+
+
+WORST = ["@", "%40", "a", "a@", '"', "\\", " ", "(", "\x00", "\N{GRINNING FACE}", "ada@example.com ", "1"]
+
+
+@pytest.mark.parametrize("text", WORST)
+@pytest.mark.parametrize("field", ["orderId", "action", "customerEmail", "all", "reason", "task", "status"])
+def test_a_megabyte_in_any_field_is_shown_at_once(field: str, text: str) -> None:
+    worst = text * ((1 << 20) // len(text))
+    message = dict.fromkeys(("orderId", "action", "customerEmail"), worst if field == "all" else "x")
+    headers: dict[str, str] = {field: worst} if field in ("reason", "task") else {}
+    body = json.dumps(message | ({field: worst} if field in message else {}), ensure_ascii=False).encode()
+    task = Task(name=PATH, http_request=HttpRequest(body=body, headers=as_headers(headers)))
+    if field == "status":
+        task.last_attempt = Attempt(response_time=NOW, response_status={"code": 13, "message": worst})
+    begin = time.process_time()
+    stored = DeadLetter.from_task(task)
+    assert time.process_time() - begin < 0.1
+    shown = [stored.order_id, stored.action, stored.reason, stored.task, stored.last_status]
+    assert all(len(each) <= 200 for each in shown if each)
+
+
+@pytest.mark.parametrize("domain", ["", "@example.com"])
+def test_no_part_of_an_e_mail_is_left_where_a_long_text_is_cut(domain: str) -> None:
+    email = f"{'ada.' * 75}{domain}"
+    text = f"{email} " * 20
+    stored = letter(json.dumps({"orderId": text, "customerEmail": email}).encode(), reason=text)
+    assert "ada" not in f"{stored.order_id} {stored.reason}"
 
 
 def test_one_short_line_that_a_terminal_does_not_obey() -> None:

@@ -6,6 +6,7 @@ import pty
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -50,7 +51,11 @@ BAD_LINES = {
     b"[1]": "not a JSON object",
     b'{"orderId": "x"}': "customerEmail missing",
     line("").encode().strip(): "the order id is empty",
-    line("x", acton="update_inventory").encode().strip(): "unknown field acton: ",
+    line("x", acton="update_inventory").encode().strip(): "unknown field 'acton': ",
+    line("x", **{"\x1b[2J" + "x" * 1000: 1}).encode().strip(): r"unknown field '\x1b[2J",
+    line("x" * 501).encode().strip(): "has 501 characters, more than 500",
+    line("x" * 500).encode().strip().ljust(1 << 20): "the line has 1048577 bytes, more than 1048576",
+    b"x" * 3_000_000: "the line has 3000001 bytes, more than 1048576",
     line("x", action=None).encode().strip(): "the action is None: ",
     b'{"orderId": "\\ud800", "customerEmail": "e"}': "is not valid Unicode",
     b'{"orderId": 7, "customerEmail": "e"}': "the order id is 7: ",
@@ -69,7 +74,22 @@ def test_a_file_is_sent_whole_whatever_some_lines_are(
     for number, (said, reason) in enumerate(zip(err.splitlines(), BAD_LINES.values(), strict=True), start=4):
         assert said.startswith(f"{path}:{number}: ")
         assert reason in said
+        assert len(said) < 400
     assert len(service.names) == 7
+
+
+def test_a_line_of_many_megabytes_is_read_in_linear_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], environment: None
+) -> None:
+    def seconds(megabytes: int) -> float:
+        path = tmp_path / "orders.jsonl"
+        path.write_bytes(b"x" * (megabytes << 20))
+        begin = time.process_time()
+        assert main(["send", str(path)]) == 1
+        return time.process_time() - begin
+
+    seconds(2)
+    assert seconds(48) < 16 * seconds(6)  # in quadratic time: 64 times as long
 
 
 def test_a_failed_task_is_reported_with_line_order_action_and_reason(
