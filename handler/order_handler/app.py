@@ -173,7 +173,7 @@ class App:
                 status = 200
                 answer = {"status": attempt.end.value, "orderId": attempt.order.order_id if attempt.order else None}
         fields = {"status": status, "deadLetter": attempt.dead_letter, "deadLetterTrouble": attempt.trouble}
-        level = _severity(attempt, retried=self._attempts.retried(delivery))
+        level = _severity(attempt, will_retry=self._attempts.will_retry(delivery))
         logs.write(level, attempt.message, fields, attempt.failure)
         return Response(status, orjson.dumps(answer))
 
@@ -182,7 +182,7 @@ class App:
         context: dict[str, object] = {"logging.googleapis.com/trace": logs.trace(headers, self._environment.project)}
         if delivery:
             # A replay has no budget.
-            budget = "" if self._dead_letters.sent(delivery) else f" of {self._environment.max_attempts}"
+            budget = "" if self._dead_letters.is_replay(delivery) else f" of {self._environment.max_attempts}"
             context["task"] = delivery.task
             context["queue"] = delivery.queue
             context["attempt"] = f"{delivery.attempt or '?'}{budget}"
@@ -195,8 +195,8 @@ class App:
         return task
 
 
-def _severity(attempt: Attempt, *, retried: bool) -> int:
-    """The level of an attempt's log line. `retried`: whether somebody brings the order again if it failed."""
+def _severity(attempt: Attempt, *, will_retry: bool) -> int:
+    """Returns the level of an attempt's log line. `will_retry`: a failed order will be delivered again."""
     match attempt.end:
         case End.PROCESSED | End.ALREADY_PROCESSED:
             return logging.WARNING if attempt.trouble else logging.INFO
@@ -205,7 +205,7 @@ def _severity(attempt: Attempt, *, retried: bool) -> int:
         case End.DEAD_LETTERED:
             return logging.WARNING if attempt.permanent else logging.ERROR
         case End.FAILED:
-            return logging.WARNING if retried and not attempt.trouble else logging.ERROR
+            return logging.WARNING if will_retry and not attempt.trouble else logging.ERROR
 
 
 async def _read_body(receive: Receive) -> bytes:

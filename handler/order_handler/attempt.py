@@ -49,9 +49,11 @@ class Attempts:
         self._effects = effects
         self._dead_letters = dead_letters
 
-    def retried(self, delivery: Delivery | None) -> bool:
-        """Whether somebody brings the order again if this attempt fails."""
-        return delivery is not None and (self._dead_letters.sent(delivery) or not delivery.is_last(self._max_attempts))
+    def will_retry(self, delivery: Delivery | None) -> bool:
+        """Returns whether the order will be delivered again if this attempt fails."""
+        return delivery is not None and (
+            self._dead_letters.is_replay(delivery) or not delivery.is_last(self._max_attempts)
+        )
 
     async def make(self, delivery: Delivery | None, body: bytes) -> Attempt:
         """Runs the order in this body, and stores it if it fails for good."""
@@ -61,7 +63,7 @@ class Attempts:
             logs.add({"orderId": order.order_id, "action": order.action})
         except PermanentError as error:
             malformed = Attempt(End.FAILED, str(error), permanent=True)
-        if delivery and not self.retried(delivery):
+        if delivery and not self.will_retry(delivery):
             # Alerting watches this field.
             logs.write(logging.WARNING, "Last attempt", {"lastAttempt": True})
             if order:
@@ -72,7 +74,7 @@ class Attempts:
         if delivery is None:
             return attempt._replace(end=End.REFUSED) if attempt.permanent else attempt
         # A dead letter that is replayed stays where it is.
-        if not attempt.permanent or self._dead_letters.sent(delivery):
+        if not attempt.permanent or self._dead_letters.is_replay(delivery):
             return attempt
         stored = await self._dead_letters.store(delivery, body, attempt.message)
         return self._failed(attempt, stored, delivery, body)

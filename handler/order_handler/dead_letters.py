@@ -67,8 +67,8 @@ class DeadLetters:
         self._opening = asyncio.Lock()
         self._api: Api | None = None
 
-    def sent(self, delivery: Delivery) -> bool:
-        """Whether this delivery is a replay of an entry."""
+    def is_replay(self, delivery: Delivery) -> bool:
+        """Returns whether the delivery is a replay of an entry."""
         return delivery.queue == self._queue_id
 
     def name(self, delivery: Delivery, body: bytes) -> str:

@@ -166,14 +166,14 @@ def _secret(evaluation: Evaluation, env: Mapping[str, Any], account: str) -> str
 
 def _queue(resource: Resource) -> Message:
     """The queue's message; figures come as floats."""
-    given = resource.inputs
-    limits = {key: value for key, value in given["rateLimits"].items() if key != "maxBurstSize"}
+    inputs = resource.inputs
+    limits = {key: value for key, value in inputs["rateLimits"].items() if key != "maxBurstSize"}
     message = {
         "name": resource.id,
         "rateLimits": limits,
-        "retryConfig": given["retryConfig"],
-        "state": given.get("desiredState", "RUNNING"),
+        "retryConfig": inputs["retryConfig"],
+        "state": inputs.get("desiredState", "RUNNING"),
     }
-    if "httpTarget" in given:
-        message["httpTarget"] = given["httpTarget"]
+    if "httpTarget" in inputs:
+        message["httpTarget"] = inputs["httpTarget"]
     return json_format.ParseDict(message, QueueMessage())

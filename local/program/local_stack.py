@@ -14,11 +14,11 @@ def local_configuration(stack: str, overrides: Mapping[str, str]) -> tuple[dict[
     """Return the plain and the secret values, as `namespace:key` texts, for `evaluate`.
 
     `overrides` replace values of the stack's file. Raises ProgramError if there is no such stack."""
-    given = {"gcp:project": LOCAL_PROJECT, **stack_configuration(stack), **overrides}
+    texts = {"gcp:project": LOCAL_PROJECT, **stack_configuration(stack), **overrides}
     secret_keys = _secret_keys()
     placeholders = {f"{PROJECT}:{key}": text for key, text in PLACEHOLDERS.items()}
-    secrets = {key: text for key, text in given.items() if key in secret_keys}
-    return {key: text for key, text in given.items() if key not in secret_keys}, {**placeholders, **secrets}
+    secrets = {key: text for key, text in texts.items() if key in secret_keys}
+    return {key: text for key, text in texts.items() if key not in secret_keys}, {**placeholders, **secrets}
 
 
 def _secret_keys() -> set[str]:

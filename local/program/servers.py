@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def compute_outputs(token: str, name: str, given: Mapping[str, Any], service_url: str) -> tuple[str, dict[str, str]]:
+def compute_outputs(token: str, name: str, inputs: Mapping[str, Any], service_url: str) -> tuple[str, dict[str, str]]:
     """The id of a resource of type `token`, and the outputs that are not among its inputs."""
     match token:
         case "gcp:cloudtasks/queue:Queue":
-            return f"projects/{given['project']}/locations/{given['location']}/queues/{given['name']}", {}
+            return f"projects/{inputs['project']}/locations/{inputs['location']}/queues/{inputs['name']}", {}
         case "gcp:cloudrunv2/service:Service":
             return f"{name}_id", {"uri": service_url}
         case "gcp:serviceaccount/account:Account":
-            email = f"{given['accountId']}@{given['project']}.iam.gserviceaccount.com"
-            path = f"projects/{given['project']}/serviceAccounts/{email}"
+            email = f"{inputs['accountId']}@{inputs['project']}.iam.gserviceaccount.com"
+            path = f"projects/{inputs['project']}/serviceAccounts/{email}"
             return path, {"email": email, "member": f"serviceAccount:{email}", "name": path}
         case "gcp:secretmanager/secret:Secret":
-            return f"projects/{given['project']}/secrets/{given['secretId']}", {}
+            return f"projects/{inputs['project']}/secrets/{inputs['secretId']}", {}
         case "gcp:secretmanager/secretVersion:SecretVersion":
-            return f"{given['secret']}/versions/1", {"version": "1"}
+            return f"{inputs['secret']}/versions/1", {"version": "1"}
         case "docker:index/image:Image":
-            repository = given["imageName"].rpartition(":")[0]
-            digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+            repository = inputs["imageName"].rpartition(":")[0]
+            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
             return digest, {"repoDigest": f"{repository}@sha256:{digest}"}
     return f"{name}_id", {}

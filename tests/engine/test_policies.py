@@ -65,7 +65,7 @@ def breaks_each_policy_once() -> None:
     )
 
 
-def test_each_policy_is_refused_by_name_with_its_remedy_and_nothing_is_made(
+def test_each_policy_is_refused_by_name_with_its_remedy_and_nothing_is_created(
     deploy: Deploy, cloud: Cloud, policies: Path
 ) -> None:
     run = deploy("dev", breaks_each_policy_once).preview(policies=policies)

@@ -81,7 +81,7 @@ def test_a_failure_brings_its_stack(log: Log) -> None:
         ("3 @ 5", "3 @ 5"),
     ],
 )
-def test_what_is_private_is_blotted_out_of_message_and_stack(log: Log, text: str, shown: str) -> None:
+def test_what_is_private_is_masked_in_message_and_stack(log: Log, text: str, shown: str) -> None:
     found = log(text, boom(text))
     assert found["message"] == shown
     assert found["stack_trace"].endswith(f"RuntimeError: {shown}")
