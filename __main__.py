@@ -12,19 +12,20 @@ from components.task_queue import TaskQueue
 from settings import DEAD_LETTER_CONCURRENCY
 
 s = configuration.load()
-apis = Apis(
-    "apis", s.project, ["run", "cloudtasks", "artifactregistry", "iam", "secretmanager", "monitoring", "logging"]
-)
-project: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
+apis = Apis("apis", s.project)
+# a full URL that no rename of the service or its account changes
+audience = f"https://handler.invalid/{s.project}/{pulumi.get_stack()}"
+scope: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
 
 image = HandlerImage(
-    "handler-image", {**project, **s.image, "image_name": s.service["service_name"], "context": "handler"}
+    "handler-image", {**scope, **s.image, "image_name": s.service["service_name"], "context": "handler"}
 )
 service = HandlerService(
     "handler",
     {
-        **project,
+        **scope,
         **s.service,
+        "audience": audience,
         "image": image.digest,
         "max_attempts": s.queue["max_attempts"],
         "dead_letter_queue": s.dead_letter_queue,
@@ -32,24 +33,23 @@ service = HandlerService(
         "secrets": s.secrets,
     },
 )
-invoker = TaskInvoker(
-    "invoker", {**project, **s.invoker, "service_name": service.service_name, "producers": s.producers}
-)
+invoker = TaskInvoker("invoker", {**scope, **s.invoker, "service_name": service.service_name, "producers": s.producers})
 queue = TaskQueue(
     "queue",
     {
-        **project,
+        **scope,
         **s.queue,
         "producers": s.producers,
         "dead_letter_queue": s.dead_letter_queue,
         "dead_letter_concurrency": DEAD_LETTER_CONCURRENCY,
         "service_url": service.url,
         "invoker_email": invoker.email,
+        "audience": audience,
         "handler_member": service.account_member,
         "deletion_protection": s.service["deletion_protection"],
     },
 )
-monitoring = Monitoring("monitoring", {**project, **s.monitoring, **s.monitored})
+monitoring = Monitoring("monitoring", {**scope, **s.monitoring, **s.monitored})
 
 pulumi.export("service_url", service.url)
 pulumi.export("invoker_email", invoker.producers_email)

@@ -63,6 +63,15 @@ class QueueSettings(TypedDict):
             accepts="1 to 87 letters, digits and hyphens (`-dead-letters` is appended for the second queue)",
         ),
     ]
+    handler_path: Annotated[
+        str,
+        Rule(
+            "/process-order",
+            "Path that every task is sent to, whatever its URL. If empty, each task keeps the path of its URL",
+            pattern=r"(/[A-Za-z0-9._~/-]*)?",
+            accepts="a path such as /process-order, or nothing",
+        ),
+    ]
     max_dispatches_per_second: Annotated[float, Rule(50.0, "Highest dispatch rate", 0.001, 500)]
     max_concurrent_dispatches: Annotated[int, Rule(20, "Dispatches in progress at once", 1, 5000)]
     max_attempts: Annotated[
@@ -109,8 +118,7 @@ class ServiceSettings(TypedDict):
         str,
         Rule(
             "task-handler",
-            "Name of the Cloud Run service and its image. Queued tasks carry the service's address, "
-            "so empty the queue before a rename",
+            "Name of the Cloud Run service and its image. A rename replaces the service",
             pattern=r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?",
             accepts="1 to 49 lower-case letters, digits and hyphens; the first a letter, the last not a hyphen",
         ),
@@ -198,9 +206,17 @@ class InvokerSettings(TypedDict):
         str,
         Rule(
             "cloud-tasks-invoker",
-            "Id of the service account whose token Cloud Tasks sends. Queued tasks carry it, "
-            "so empty the queue before a rename",
+            "Id of the service account whose token Cloud Tasks sends. Queued tasks keep the old account, "
+            "which a rename deletes, so rename it only while both queues are empty",
             **_ACCOUNT_ID,
+        ),
+    ]
+    producers_act_as_invoker: Annotated[
+        bool,
+        Rule(
+            True,
+            "Let producers put the invoker's token into a task, as tasks of the tutorial do. Weaker: a producer can "
+            "send that token to any URL. If false, only the queue sets the token",
         ),
     ]
     invoker_display_name: Annotated[
@@ -263,7 +279,7 @@ class Settings:
         tuple[str, ...],
         Rule(
             (),
-            "Members that may create tasks and act as the invoker, such as the web app's service account",
+            "Members that may create tasks, such as the web app's service account",
             pattern=r"(serviceAccount|user|group):[^\s@:]+@[^\s@:]+|principal(Set)?://iam\.googleapis\.com/\S+",
             accepts="a list of `serviceAccount:`, `user:`, `group:` with an e-mail, `principal://`, `principalSet://`",
             example="serviceAccount:WEB_APP@PROJECT_ID.iam.gserviceaccount.com",

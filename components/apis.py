@@ -9,14 +9,20 @@ from typing import TypedDict
 import pulumi
 from pulumi_gcp import projects
 
+APIS = ("run", "cloudtasks", "artifactregistry", "iam", "secretmanager", "monitoring", "logging")
+"""Short names of the APIs that the components call: `run` for run.googleapis.com."""
+
 
 class Apis(pulumi.ComponentResource):
     """cloud-run-tasks:index:Apis. Produces: one projects.Service `<name>-<api>` per API."""
 
     def __init__(
-        self, name: str, project: pulumi.Input[str], apis: Iterable[str], opts: pulumi.ResourceOptions | None = None
+        self,
+        name: str,
+        project: pulumi.Input[str],
+        apis: Iterable[str] = APIS,
+        opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """`apis`: short names, `run` for run.googleapis.com."""
         super().__init__("cloud-run-tasks:index:Apis", name, None, opts)
         self._enabled = {
             api: projects.Service(

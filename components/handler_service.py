@@ -16,6 +16,8 @@ class HandlerServiceArgs(ProjectArgs):
     service_name: str
     handler_account: str
     """Id of the service account to run as."""
+    audience: str
+    """Accepted in tokens besides the service's URL, which changes with the service's name."""
     image: pulumi.Input[str]
     """The image by digest."""
     memory: str
@@ -107,6 +109,7 @@ class HandlerService(pulumi.ComponentResource):
             deletion_protection=args["deletion_protection"],
             ingress="INGRESS_TRAFFIC_ALL",
             invoker_iam_disabled=False,
+            custom_audiences=[args["audience"]],
             template={
                 "service_account": account.email,
                 "timeout": f"{args['handler_timeout_seconds']}s",

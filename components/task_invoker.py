@@ -19,17 +19,19 @@ class TaskInvokerArgs(ProjectArgs):
     service_name: pulumi.Input[str]
     """The Cloud Run service that the account may invoke."""
     producers: Sequence[str]
-    """Members that may create tasks with a token of the account."""
+    producers_act_as_invoker: bool
+    """Producers may create tasks with a token of the account."""
 
 
 class TaskInvoker(pulumi.ComponentResource):
     """cloud-run-tasks:index:TaskInvoker. Produces: Account `<name>`, ServiceIamMember `<name>-run`,
+    and if producers act as the invoker
     one serviceaccount.IAMMember `<name>-user-<member>` per producer."""
 
     email: pulumi.Output[str]
     """The account's e-mail; known when the account may invoke the service."""
     producers_email: pulumi.Output[str]
-    """The e-mail; known when the producers may act as the account.
+    """The e-mail; known when the producers have their rights on the account.
 
     Separate from `email`, so that a new producer does not change the queues."""
 
@@ -60,7 +62,7 @@ class TaskInvoker(pulumi.ComponentResource):
                 member=member,
                 opts=child,
             )
-            for member in args["producers"]
+            for member in (args["producers"] if args["producers_act_as_invoker"] else ())
         ]
         self.email = pulumi.Output.all(account.email, binding.id).apply(lambda resolved: str(resolved[0]))
         grants = [user.id for user in users]

@@ -38,9 +38,13 @@ class TaskQueueArgs(ProjectArgs):
     dead_letter_concurrency: int
     """Dead letters that a replay sends at once."""
     service_url: pulumi.Input[str]
-    """Root URL of the service. Dead letters are sent there, whatever URL they carry."""
+    """Root URL of the service. Every task is sent there, whatever URL it carries."""
+    handler_path: str
+    """Path that every task is sent to; if empty, each task keeps its own."""
     invoker_email: pulumi.Input[str]
-    """The account whose token a replay sends."""
+    """The account whose token every task carries."""
+    audience: str
+    """Audience of the tokens. Cloud Tasks puts a token into a task when it is created, so it must not change."""
     handler_member: pulumi.Input[str]
     """The handler's account, `serviceAccount:EMAIL`, which stores and deletes dead letters."""
     deletion_protection: bool
@@ -72,6 +76,12 @@ class TaskQueue(pulumi.ComponentResource):
         for_queue = pulumi.ResourceOptions(
             parent=self, depends_on=[args["apis"]["cloudtasks"]], protect=args["deletion_protection"]
         )
+        target: cloudtasks.QueueHttpTargetArgsDict = {
+            "uri_override": pulumi.Output.from_input(args["service_url"]).apply(
+                lambda url: _override(url, args["handler_path"])
+            ),
+            "oidc_token": {"service_account_email": args["invoker_email"], "audience": args["audience"]},
+        }
         logging: cloudtasks.QueueStackdriverLoggingConfigArgsDict = {"sampling_ratio": args["attempt_log_ratio"]}
         queue = cloudtasks.Queue(
             name,
@@ -89,6 +99,7 @@ class TaskQueue(pulumi.ComponentResource):
                 "max_doublings": args["max_doublings"],
                 "max_retry_duration": "0s",
             },
+            http_target=target,
             stackdriver_logging_config=logging,
             opts=for_queue,
         )
@@ -110,11 +121,7 @@ class TaskQueue(pulumi.ComponentResource):
                 "max_doublings": 5,
                 "max_retry_duration": "0s",
             },
-            http_target={
-                "http_method": "POST",
-                "uri_override": pulumi.Output.from_input(args["service_url"]).apply(_override),
-                "oidc_token": {"service_account_email": args["invoker_email"], "audience": args["service_url"]},
-            },
+            http_target={"http_method": "POST", **target},
             stackdriver_logging_config=logging,
             opts=for_queue,
         )
@@ -163,15 +170,16 @@ def _once(path: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember])
     return pulumi.Output.all(path, *(grant.id for grant in grants)).apply(lambda resolved: str(resolved[0]))
 
 
-def _override(service_url: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict:
+def _override(service_url: str, path: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict:
     """Replace the URL of every task by the handler's."""
     url = urlsplit(service_url)
     override: cloudtasks.QueueHttpTargetUriOverrideArgsDict = {
         "scheme": url.scheme.upper(),
         "host": url.hostname or "",
-        "path_override": {"path": "/process-order"},
         "uri_override_enforce_mode": "ALWAYS",
     }
+    if path:
+        override["path_override"] = {"path": path}
     if url.port:
         override["port"] = str(url.port)
     return override

@@ -8,6 +8,7 @@ from tests.declared import DEVELOPERS, STACKS, WEB, declare
 HANDLER = "serviceAccount:task-handler-sa-prod@shop-project.iam.gserviceaccount.com"
 QUEUES = {"Queue queue", "Queue queue-dead-letters"}
 GRANTS = {f"QueueIamMember queue-dead-letters-{role}" for role in ("enqueuer", "taskDeleter", "viewer")}
+AUDIENCE = "https://handler.invalid/shop-project/prod"
 PATH = "projects/shop-project/locations/europe-west1/queues/orders"
 FIGURES = {
     "maxDispatchesPerSecond": "0.5",
@@ -61,14 +62,26 @@ def test_the_dead_letter_queue_keeps_its_tasks_until_the_handler_succeeds(stack:
         ("http://127.0.0.1:8080", {"scheme": "HTTP", "host": "127.0.0.1", "port": "8080"}),
     ],
 )
-def test_a_dead_letter_is_sent_to_the_handler_whatever_url_it_carries(url: str, address: dict[str, str]) -> None:
-    declared = declare(service_url=url)
+@pytest.mark.parametrize("path", ["/process-order", "/v1/tasks", ""])
+def test_every_task_is_sent_to_the_handler_with_the_invoker_s_token_whatever_it_carries(
+    url: str, address: dict[str, str], path: str
+) -> None:
+    declared = declare(service_url=url, handlerPath=path)
     assert declared.exports["service_url"] == url
-    assert declared["Queue queue-dead-letters"]["httpTarget"] == {
-        "httpMethod": "POST",
-        "uriOverride": {**address, "pathOverride": {"path": "/process-order"}, "uriOverrideEnforceMode": "ALWAYS"},
-        "oidcToken": {"serviceAccountEmail": declared.exports["invoker_email"], "audience": url},
+    kept = {"pathOverride": {"path": path}} if path else {}
+    target = {
+        "uriOverride": {**address, **kept, "uriOverrideEnforceMode": "ALWAYS"},
+        "oidcToken": {"serviceAccountEmail": declared.exports["invoker_email"], "audience": AUDIENCE},
     }
+    assert declared["Queue queue"]["httpTarget"] == target  # the method is the task's
+    assert declared["Queue queue-dead-letters"]["httpTarget"] == {"httpMethod": "POST", **target}
+
+
+def test_the_audience_of_queued_tokens_outlives_a_rename_of_the_service_and_differs_between_stacks() -> None:
+    for declared in declare(), declare(serviceName="another", service_url="https://another.run.app"):
+        assert declared["Service handler"]["customAudiences"] == [AUDIENCE]
+        assert declared["Queue queue"]["httpTarget"]["oidcToken"]["audience"] == AUDIENCE
+    assert declare("dev")["Service handler"]["customAudiences"] != [AUDIENCE]
 
 
 def test_both_queues_together_never_send_more_than_the_service_takes_at_once() -> None:

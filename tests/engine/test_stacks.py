@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import pulumi
+
 from local.program import PROJECT, SERVICE_URL, evaluate, stack_configuration
 from local.sinks.effects import PLACEHOLDERS
-from tests.engine.conftest import Deploy
+from tests.engine.conftest import Deploy, run_program
 from tests.engine.deployment import Deployment, Run
 from tests.engine.providers import Cloud
 
@@ -19,6 +21,7 @@ WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
 CHANGES: dict[str, tuple[object, dict[str, str]]] = {
     "maxDispatchesPerSecond": (7, {"Queue queue": "update rateLimits"}),
     "memory": ("1Gi", {"Service handler": "update template"}),
+    "producersActAsInvoker": (True, {}),
     "producers": (
         [WEB],
         {f"IAMMember invoker-user-{WEB}": "create", f"QueueIamMember queue-enqueuer-{WEB}": "create"},
@@ -56,7 +59,8 @@ def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud:
     assert did(deployment.up()) == {}
 
     for key, (value, changed) in CHANGES.items():
-        assert did(deployment.preview({key: value})) == changed, key
+        acting = {"producersActAsInvoker": True}
+        assert did(deployment.preview({**acting, key: value})) == changed, key
     elsewhere = deployment.preview({"image": f"registry.example/handler@sha256:{'0' * 64}"})
     assert did(elsewhere) == {"Image handler-image": "delete", "Service handler": "update template"}
     cloud.context = "sha256:second"
@@ -105,6 +109,25 @@ def test_prod_refuses_a_move_and_is_not_destroyed_before_its_protection_is_off(
     prod.set({"deletionProtection": False})
     assert did(prod.up()) == {"Service handler": "update deletionProtection"}
     assert did(prod.destroy())["Service handler"] == "delete"
+
+
+def test_a_queue_that_had_no_target_gets_one_in_place_with_the_tasks_in_it(deploy: Deploy) -> None:
+    without_target = True
+
+    def drop_target(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult | None:
+        if args.type_ == "gcp:cloudtasks/queue:Queue" and args.name == "queue" and without_target:
+            props = {key: value for key, value in args.props.items() if key != "httpTarget"}
+            return pulumi.ResourceTransformResult(props, args.opts)
+        return None
+
+    def program() -> None:
+        pulumi.runtime.register_resource_transform(drop_target)
+        run_program()
+
+    dev = deploy("dev", program)
+    assert did(dev.up())["Queue queue"] == "create"
+    without_target = False
+    assert did(dev.up()) == {"Queue queue": "update httpTarget"}
 
 
 def test_a_setting_that_there_is_not_is_refused_before_anything_is_declared(deploy: Deploy) -> None:
