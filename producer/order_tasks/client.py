@@ -46,6 +46,7 @@ class OrderTasks:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._connection = connection.Connection(config)
+        self._options = connection.call_options(config)
 
     def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
@@ -85,7 +86,7 @@ class OrderTasks:
     def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
         try:
             with self._connection.client() as api:
-                return api.create_task(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+                return api.create_task(request, **self._options)
         except exceptions.AlreadyExists:
             return None
 
@@ -106,6 +107,7 @@ class AsyncOrderTasks:
         asyncio.get_running_loop()  # raises outside a loop, where gRPC would bind the channel to a loop that never runs
         self._config = config
         self._api = connection.connect_async(config)
+        self._options = connection.async_call_options(config)
 
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
@@ -177,9 +179,7 @@ class AsyncOrderTasks:
 
     async def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
         try:
-            return await self._api.create_task(
-                request, retry=connection.ASYNC_RETRY, timeout=connection.ATTEMPT_TIMEOUT
-            )
+            return await self._api.create_task(request, **self._options)
         except exceptions.AlreadyExists:
             return None
 

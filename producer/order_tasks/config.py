@@ -62,9 +62,17 @@ class Config:
     """`host:port` of a local cloud's gRPC port, used without TLS and credentials. None: Google's Cloud Tasks."""
     dead_letter_queue: str | None = None
     """The dead-letter queue. Only the operators' commands need it."""
+    call_timeout: float | None = None
+    """Seconds for a call with its retries. None: 30, or 2 with a local cloud."""
+    attempt_timeout: float | None = None
+    """Seconds for each attempt of a call. None: 10, or 2 with a local cloud, but not more than for the call."""
 
     def __post_init__(self) -> None:
         _refuse({field: getattr(self, field) for field in _FORMS}, _IN_CODE, _OPTIONAL)
+        for field in ("call_timeout", "attempt_timeout"):
+            seconds = getattr(self, field)
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise ConfigError(f"Config.{field} is {seconds!r}: pass a number of seconds above 0")
         if self.service_url is not None:
             object.__setattr__(self, "service_url", self.service_url.removesuffix("/"))
 

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypedDict
 from weakref import WeakSet
 
 import grpc
@@ -17,6 +18,9 @@ from google.cloud.tasks_v2.services.cloud_tasks import transports
 
 from order_tasks.config import Config
 
+LOCAL_SECONDS = 2.0
+"""Default timeout of a call to a local cloud. One that runs answers in milliseconds."""
+
 # The task's name is fixed, so a call can be repeated even if the outcome of the first attempt is unknown.
 # gRPC reports a broken stream as INTERNAL. RESOURCE_EXHAUSTED is a quota that refills within a minute.
 _transient = if_exception_type(
@@ -25,11 +29,83 @@ _transient = if_exception_type(
     exceptions.ResourceExhausted,
     exceptions.InternalServerError,
 )
-# Each delay is random, between 0 and a limit that doubles from 0.1 s to 5 s. No attempt starts after 30 s.
-RETRY = Retry(predicate=_transient, initial=0.1, maximum=5.0, multiplier=2.0, timeout=30.0)
-ASYNC_RETRY = AsyncRetry(predicate=_transient, initial=0.1, maximum=5.0, multiplier=2.0, timeout=30.0)
-# A plain number would limit all attempts together: one lost packet would leave no time for the next attempt.
-ATTEMPT_TIMEOUT = ConstantTimeout(10.0)  # type: ignore[no-untyped-call]
+
+
+class _LocalRetry(Retry):
+    """Says how to start a local cloud if none answers."""
+
+    def __call__(self, func: Any, on_error: Any = None) -> Any:  # noqa: ANN401 - any call of the client
+        call = super().__call__(func, on_error)
+
+        def explained(*args: Any, **fields: Any) -> Any:  # noqa: ANN401
+            with _explain_silence():
+                return call(*args, **fields)
+
+        return explained
+
+
+class _LocalAsyncRetry(AsyncRetry):
+    """Like _LocalRetry."""
+
+    def __call__(self, func: Any, on_error: Any = None) -> Any:  # noqa: ANN401
+        call = super().__call__(func, on_error)
+
+        async def explained(*args: Any, **fields: Any) -> Any:  # noqa: ANN401
+            with _explain_silence():
+                return await call(*args, **fields)
+
+        return explained
+
+
+@contextmanager
+def _explain_silence() -> Iterator[None]:
+    try:
+        yield
+    except exceptions.RetryError as error:
+        text = (
+            "the local cloud does not answer: start one with `python -m local up`, or unset CLOUD_TASKS_EMULATOR_HOST"
+        )
+        raise exceptions.RetryError(f"{text}. {error.message}", error.cause) from error  # type: ignore[no-untyped-call]
+
+
+class CallOptions(TypedDict):
+    """Arguments of a call of the blocking client."""
+
+    retry: Retry
+    timeout: object
+
+
+class AsyncCallOptions(TypedDict):
+    """Arguments of a call of the asyncio client."""
+
+    retry: AsyncRetry
+    timeout: object
+
+
+def call_options(config: Config, seconds: float = 30.0) -> CallOptions:
+    """How a call is retried. `seconds`: how long, unless the configuration says so or a local cloud is called."""
+    retry = Retry if config.emulator_host is None else _LocalRetry
+    return {"retry": retry(**_delays(config, seconds)), "timeout": _attempt_timeout(config)}
+
+
+def async_call_options(config: Config, seconds: float = 30.0) -> AsyncCallOptions:
+    """Like `call_options`, for asyncio."""
+    retry = AsyncRetry if config.emulator_host is None else _LocalAsyncRetry
+    return {"retry": retry(**_delays(config, seconds)), "timeout": _attempt_timeout(config)}
+
+
+def _delays(config: Config, seconds: float) -> dict[str, Any]:
+    # Each delay is random, between 0 and a limit that doubles from 0.1 s to 5 s. No attempt starts after the timeout.
+    timeout = config.call_timeout or (seconds if config.emulator_host is None else LOCAL_SECONDS)
+    return {"predicate": _transient, "initial": 0.1, "maximum": 5.0, "multiplier": 2.0, "timeout": timeout}
+
+
+def _attempt_timeout(config: Config) -> ConstantTimeout:
+    # A plain number would limit all attempts together: one lost packet would leave no time for the next attempt.
+    default = 10.0 if config.emulator_host is None else LOCAL_SECONDS
+    seconds = config.attempt_timeout or min(default, config.call_timeout or default)
+    return ConstantTimeout(seconds)  # type: ignore[no-untyped-call]
+
 
 # An HTTP proxy cannot reach a local cloud. A page of full tasks may be larger than gRPC's default limit of 4 MiB.
 _EMULATOR_CHANNEL = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]

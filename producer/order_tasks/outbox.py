@@ -29,7 +29,7 @@ from google.api_core.exceptions import AlreadyExists
 from google.cloud import tasks_v2
 
 from order_tasks.config import Config
-from order_tasks.connection import ASYNC_RETRY, ATTEMPT_TIMEOUT, RETRY
+from order_tasks.connection import async_call_options, call_options
 from order_tasks.errors import InvalidOrderError
 from order_tasks.order import NEW_ORDER_ACTIONS, Order, create_request, task_id
 
@@ -73,8 +73,6 @@ HORIZON_SECONDS = 30 * 24 * 3600 - 3600
 PUBLISH_SECONDS = 5.0
 """How long `publish` retries transient errors: somebody may be waiting, and the relay tries again anyway."""
 
-_RETRY = RETRY.with_timeout(PUBLISH_SECONDS)
-_ASYNC_RETRY = ASYNC_RETRY.with_timeout(PUBLISH_SECONDS)
 _IN_FLIGHT = 50
 _NOT_DELETED = "The tasks are created, but their rows are not deleted; the relay deletes them: %s"
 _MAX_EPOCH_SECONDS = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -198,10 +196,11 @@ def publish(
 ) -> Published:
     """See `OrderTasks.publish`."""
     requests, waiting = _requests(rows, config)
+    options = call_options(config, PUBLISH_SECONDS)
 
     def create(request: tasks_v2.CreateTaskRequest) -> Exception | None:
         try:
-            api.create_task(request, retry=_RETRY, timeout=ATTEMPT_TIMEOUT)
+            api.create_task(request, **options)
         except AlreadyExists:
             return None
         except Exception as error:
@@ -225,12 +224,13 @@ async def publish_async(
 ) -> Published:
     """See `AsyncOrderTasks.publish`."""
     requests, waiting = _requests(rows, config)
+    options = async_call_options(config, PUBLISH_SECONDS)
     calls_in_flight = asyncio.Semaphore(_IN_FLIGHT)
 
     async def create(request: tasks_v2.CreateTaskRequest) -> Exception | None:
         try:
             async with calls_in_flight:
-                await api.create_task(request, retry=_ASYNC_RETRY, timeout=ATTEMPT_TIMEOUT)
+                await api.create_task(request, **options)
         except AlreadyExists:
             return None
         except Exception as error:

@@ -35,8 +35,10 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def config(service: Service) -> Config:
-    return Config(QUEUE, "https://task-handler-abc.a.run.app", INVOKER, service.grpc, DEAD_LETTER_QUEUE)
+def config(service: Service, request: pytest.FixtureRequest) -> Config:
+    """The service's configuration, with the fields that a test gives as a parameter."""
+    fields = getattr(request, "param", {})
+    return Config(QUEUE, "https://task-handler-abc.a.run.app", INVOKER, service.grpc, DEAD_LETTER_QUEUE, **fields)
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 
 import grpc
@@ -22,7 +23,7 @@ from order_tasks import (
 
 from tests.local.cloud_tasks.serving import Fault
 from tests.producer.conftest import Client
-from tests.producer.service import Service
+from tests.producer.service import QUEUE, Service
 
 
 async def test_what_arrives_is_the_request_of_the_order(client: Client, service: Service, config: Config) -> None:
@@ -77,19 +78,68 @@ class VirtualTime:
         self.now += seconds
 
 
-async def test_an_outage_is_an_error_after_30_seconds_of_retries(
-    client: Client, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
     time = VirtualTime()
     for module in (retry_base, retry_unary, retry_unary_async):
         monkeypatch.setattr(module, "time", time)
     monkeypatch.setattr(retry_unary_async, "asyncio", SimpleNamespace(sleep=time.sleep_async))
-    service.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 1000
-    with pytest.raises(exceptions.RetryError, match="503 on command"):
+    return time
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(None, "30.0"), (7, "7.0")])
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+async def test_an_outage_of_google_is_an_error_after_30_seconds_of_retries(
+    virtual_time: VirtualTime, kind: str, seconds: float | None, shown: str
+) -> None:
+    google = Config(QUEUE, call_timeout=seconds)
+    attempts = []
+
+    def fail() -> None:
+        attempts.append(virtual_time.now)
+        raise exceptions.ServiceUnavailable("away")  # type: ignore[no-untyped-call]
+
+    async def fail_async() -> None:
+        fail()
+
+    async def call() -> None:
+        if kind == "blocking":
+            connection.call_options(google)["retry"](fail)()
+        else:
+            await connection.async_call_options(google)["retry"](fail_async)()
+
+    with pytest.raises(exceptions.RetryError, match=f"Timeout of {shown}s exceeded, last exception: 503 away"):
+        await call()
+    assert float(shown) - 5 <= virtual_time.now <= float(shown)  # no delay is longer than 5 s
+    assert len(attempts) >= float(shown) / 5
+
+
+@pytest.mark.parametrize("config", [{"attempt_timeout": None}, {"attempt_timeout": 0.7}], indirect=True)
+async def test_each_attempt_has_a_time_of_its_own(client: Client, service: Service, config: Config) -> None:
+    service.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 2
+    await client.create_order_task("ORD-1", "update_inventory", "ada@example.com")
+    expected = config.attempt_timeout or 2.0  # with a local cloud
+    assert [call.seconds for call in service.received] == pytest.approx([expected] * 3, abs=0.2)
+
+
+def test_an_attempt_at_google_has_ten_seconds() -> None:
+    assert str(connection.call_options(Config(QUEUE))["timeout"]) == "<ConstantTimeout timeout=10.0>"
+
+
+@pytest.mark.parametrize("config", [{"call_timeout": None}, {"call_timeout": 0.5}], indirect=True)
+@pytest.mark.parametrize("answer", ["none", "UNAVAILABLE"])
+async def test_a_local_cloud_that_does_not_answer_is_an_error_that_says_how_to_start_one(
+    client: Client, service: Service, config: Config, answer: str
+) -> None:
+    service.fault = lambda _: Fault(hangs=answer == "none")
+    begin = time.monotonic()
+    with pytest.raises(exceptions.RetryError, match="start one with `python -m local up`, or unset CLOUD_TASKS_EMUL"):
         await client.create_order_task("ORD-1", "update_inventory", "ada@example.com")
-    assert 25 <= time.now <= 30  # the last delay is at most 5 s
-    assert len(service.names) >= 30 / 5
-    assert [call.seconds for call in service.received] == pytest.approx([10.0] * len(service.received), abs=0.5)
+    seconds = time.monotonic() - begin
+    expected = config.call_timeout or 2.0
+    if answer == "none":
+        assert seconds >= expected - 0.1
+    assert seconds <= expected + 2.0
 
 
 async def test_a_new_orders_three_calls_are_in_flight_together(client: Client, service: Service) -> None:
@@ -146,8 +196,6 @@ def test_google_is_called_unless_there_is_an_emulator(monkeypatch: pytest.Monkey
 
 
 async def test_a_proxy_does_not_hide_the_emulator(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "RETRY", None)
-    monkeypatch.setattr(connection, "ASYNC_RETRY", None)
     for variable in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

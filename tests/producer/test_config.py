@@ -1,6 +1,7 @@
 """A configuration error says what is wrong, where, and which command fixes it."""
 
 import re
+from typing import Any
 
 import pytest
 from order_tasks import Config, ConfigError
@@ -107,11 +108,13 @@ def test_outputs_are_named_as_outputs() -> None:
     [
         ({"invoker_email": "x"}, "Config.invoker_email is 'x'"),
         ({"service_url": "http://127.0.0.1:8080"}, "https only, except to a local cloud"),
+        ({"call_timeout": 0}, "Config.call_timeout is 0: pass a number of seconds above 0"),
+        ({"attempt_timeout": float("nan")}, "Config.attempt_timeout is nan: pass"),
         ({"dead_letter_queue": "x"}, "Config.dead_letter_queue is 'x', not projects/P/"),
         ({"dead_letter_queue": OUTPUTS["queue"]}, "the same as the queue: a replay would pause it"),
     ],
 )
-def test_a_config_built_in_code_is_checked_too(arguments: dict[str, str], error: str) -> None:
+def test_a_config_built_in_code_is_checked_too(arguments: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         Config(**(OUTPUTS | arguments))
 

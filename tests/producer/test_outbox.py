@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from google.api_core.exceptions import InvalidArgument, PermissionDenied
 from google.cloud.tasks_v2 import CreateTaskRequest
 from order_tasks import NEW_ORDER_ACTIONS, AsyncOrderTasks, Config, InvalidOrderError, Order, OrderTasks, outbox
+from order_tasks.connection import async_call_options, call_options
 from order_tasks.outbox import Published, Row, Rows
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import OperationalError
@@ -158,9 +160,8 @@ def test_publish_raises_nothing_and_tells_what_waits(
     config: Config,
     service: Serving,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outbox, "_RETRY", outbox._RETRY.with_timeout(0.2))
+    config = replace(config, call_timeout=0.2)
     rows = outbox.rows("ORD-1", "ada@example.com", ["update_inventory", "notify_warehouse"])
     service.fault = lambda call: Fault(grpc.StatusCode[code]) if "update_inventory" in call.request.task.name else None
     deleted: list[str] = []
@@ -173,7 +174,8 @@ def test_publish_raises_nothing_and_tells_what_waits(
 
 
 def test_transient_errors_are_retried_for_five_seconds() -> None:
-    assert outbox._RETRY.timeout == outbox._ASYNC_RETRY.timeout == 5.0
+    for options in (call_options, async_call_options):
+        assert options(Config(QUEUE), outbox.PUBLISH_SECONDS)["retry"].timeout == 5.0
 
 
 def test_a_database_that_cannot_delete_leaves_the_rows_to_the_relay(

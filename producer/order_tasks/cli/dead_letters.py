@@ -26,11 +26,14 @@ class NotPausedError(OrderTasksError):
 
 
 class DeadLetters:
-    """The dead-letter queue at the path `queue`."""
+    """The dead-letter queue of a configuration."""
 
-    def __init__(self, api: tasks_v2.CloudTasksClient, queue: str) -> None:
+    def __init__(self, api: tasks_v2.CloudTasksClient, config: Config) -> None:
+        assert config.dead_letter_queue is not None, "read_config requires it"
+        self.queue = config.dead_letter_queue
         self._api = api
-        self.queue = queue
+        self._options = connection.call_options(config)
+        self._run_options = connection.call_options(config, 90.0)  # the quota is 60 calls a minute
 
     def paths(self, names: Sequence[str]) -> list[str]:
         """The full paths of entries, without repetitions. `names`: ids or paths. Raises UsageError."""
@@ -49,14 +52,14 @@ class DeadLetters:
             response_view=tasks_v2.Task.View.FULL if full else tasks_v2.Task.View.BASIC,
             page_size=_FULL_PAGE if full else _BASIC_PAGE,
         )
-        tasks = self._api.list_tasks(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+        tasks = self._api.list_tasks(request, **self._options)
         return map(DeadLetter.from_task, tasks)
 
     def find(self, path: str) -> DeadLetter | None:
         """One entry in full, or None if it was processed, dropped or never stored."""
         request = tasks_v2.GetTaskRequest(name=path, response_view=tasks_v2.Task.View.FULL)
         try:
-            task = self._api.get_task(request, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+            task = self._api.get_task(request, **self._options)
         except exceptions.NotFound as error:
             self._raise_if_queue_missing(error)
             return None
@@ -65,16 +68,15 @@ class DeadLetters:
     def run(self, path: str) -> None:
         """Deliver an entry now, although the queue is paused. Does nothing if it is gone."""
         try:
-            # After a lost answer it may run twice, which the handler allows. The quota is 60 calls a minute.
-            retry = connection.RETRY.with_timeout(90.0)
-            self._api.run_task(tasks_v2.RunTaskRequest(name=path), retry=retry, timeout=connection.ATTEMPT_TIMEOUT)
+            # After a lost answer it may run twice, which the handler allows.
+            self._api.run_task(tasks_v2.RunTaskRequest(name=path), **self._run_options)
         except exceptions.NotFound as error:
             self._raise_if_queue_missing(error)
 
     def drop(self, path: str) -> None:
         """Delete an entry. Does nothing if it is gone."""
         try:
-            self._api.delete_task(name=path, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+            self._api.delete_task(name=path, **self._options)
         except exceptions.NotFound as error:
             self._raise_if_queue_missing(error)
 
@@ -90,7 +92,7 @@ class DeadLetters:
             try:
                 interrupts.install()
                 # Signals wait for this call: if it were abandoned, it could take effect after the pause.
-                self._api.resume_queue(name=self.queue, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+                self._api.resume_queue(name=self.queue, **self._options)
                 interrupts.allow()
                 work()
             finally:
@@ -103,7 +105,7 @@ class DeadLetters:
 
     def _pause(self) -> None:
         try:
-            self._api.pause_queue(name=self.queue, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+            self._api.pause_queue(name=self.queue, **self._options)
         except Exception as error:
             command = pause_command(self.queue)
             raise NotPausedError(
@@ -118,10 +120,9 @@ class DeadLetters:
 
 @contextmanager
 def open_dead_letters(config: Config) -> Iterator[DeadLetters]:
-    """The dead-letter queue of a configuration, connected."""
-    assert config.dead_letter_queue is not None, "read_config requires it"
+    """Connect to the dead-letter queue of a configuration."""
     with connection.connect(config) as api:
-        yield DeadLetters(api, config.dead_letter_queue)
+        yield DeadLetters(api, config)
 
 
 def pause_command(queue: str) -> str:

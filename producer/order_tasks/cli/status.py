@@ -70,14 +70,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, clock: Clock) -> int:
     config = read_config(args, dead_letters=True)
-    assert config.dead_letter_queue is not None, "read_config requires it"
+    options = connection.call_options(config)
     with connection.connect(config) as api:
         listing = tasks_v2.ListTasksRequest(parent=config.queue, page_size=_MAX_COUNTED)
-        listed = api.list_tasks(listing, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+        listed = api.list_tasks(listing, **options)
         tasks, more_tasks = _take(listed)
-        letters, more_letters = _take(DeadLetters(api, config.dead_letter_queue).entries(full=True))
-        queue = _read_queue(api, config.queue, len(tasks), more_tasks)
-        dead_letter_queue = _read_queue(api, config.dead_letter_queue, len(letters), more_letters)
+        dead_letters = DeadLetters(api, config)
+        letters, more_letters = _take(dead_letters.entries(full=True))
+        queue = _describe_queue(api.get_queue(name=config.queue, **options), len(tasks), more_tasks)
+        dead_letter_queue = _describe_queue(
+            api.get_queue(name=dead_letters.queue, **options), len(letters), more_letters
+        )
     now = clock.now()
     tasks = sorted(tasks, key=lambda task: (to_datetime(task.schedule_time) or now, task.name))[:_NEXT_TASKS]
     letters.sort(key=lambda letter: (letter.due, letter.path))
@@ -109,8 +112,7 @@ def _take(items: Iterable[_Item]) -> tuple[list[_Item], bool]:
     return found[:_MAX_COUNTED], len(found) > _MAX_COUNTED
 
 
-def _read_queue(api: tasks_v2.CloudTasksClient, path: str, tasks: int, more_tasks: bool) -> _Queue:
-    queue = api.get_queue(name=path, retry=connection.RETRY, timeout=connection.ATTEMPT_TIMEOUT)
+def _describe_queue(queue: tasks_v2.Queue, tasks: int, more_tasks: bool) -> _Queue:
     return _Queue(
         name=queue.name,
         state=queue.state.name,

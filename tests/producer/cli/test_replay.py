@@ -235,7 +235,7 @@ def test_a_pause_that_fails_at_first_is_repeated(service: Service, replay: Repla
 def test_a_pause_that_fails_is_loud_and_says_how_to_pause(
     service: Service, replay: Replay, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
-    monkeypatch.setattr(connection, "RETRY", connection.RETRY.with_timeout(0.1))
+    monkeypatch.setattr(connection, "LOCAL_SECONDS", 0.3)
     service.store("a")
     service.faults["PauseQueue"] = [grpc.StatusCode.UNAVAILABLE] * 100
     if interrupted:
