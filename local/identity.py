@@ -1,7 +1,7 @@
-"""Who calls whom: the declared accounts, and the OIDC tokens that Cloud Tasks signs in with.
+"""The identities of the local cloud: declared accounts, and the OIDC tokens with which Cloud Tasks signs in.
 
-Tokens are as the real ones: RS256 with a key id, an hour long, the same claims. The keys stay with the state, so that
-a token outlives a restart. An account of the program's project that it does not declare gets none.
+Tokens are like the real ones: RS256 with a key id, valid for an hour, the same claims. The key is kept in the state
+folder, so tokens stay valid across restarts. In the program's project, only a declared account can get a token.
 """
 
 import functools
@@ -19,11 +19,11 @@ TOKEN_SECONDS = 3600
 
 
 class InvalidTokenError(Exception):
-    """A token that Cloud Run answers 401 to; the message says why."""
+    """A token that Cloud Run answers with 401; the message says why."""
 
 
 def new_key() -> str:
-    """A signing key, as PEM text."""
+    """Returns a new signing key as PEM text."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     return key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
@@ -58,8 +58,8 @@ class Identity:
         return not email.endswith(f"@{self._project}.iam.gserviceaccount.com")
 
     def token(self, email: str, audience: str) -> str:
-        """A token of an account."""
-        return self._signed(email, audience, int(self._clock()))  # of one second all are the same to the letter
+        """Returns a token of an account."""
+        return self._signed(email, audience, int(self._clock()))  # tokens of the same second are identical
 
     def _sign(self, email: str, audience: str, now: int) -> str:
         number = _unique_id(email)
@@ -76,7 +76,7 @@ class Identity:
         return jwt.encode(claims, self._private_key, algorithm="RS256", headers={"kid": self._key_id})
 
     def email(self, token: str, *audiences: str) -> str:
-        """The account that a token is of; raises InvalidTokenError."""
+        """Returns the account that a token belongs to. Raises InvalidTokenError."""
         claims = self._checked(token, audiences)
         if claims["exp"] <= self._clock():
             raise InvalidTokenError("the token has expired")
@@ -92,7 +92,7 @@ class Identity:
                 issuer=self.issuer,
                 options={"require": ["exp", "iat", "email"], "verify_exp": False, "verify_iat": False},
             )
-        except (jwt.InvalidTokenError, ValueError) as error:  # ValueError: no token at all
+        except (jwt.InvalidTokenError, ValueError) as error:  # ValueError: the text is not a token
             raise InvalidTokenError(str(error)) from None
         return claims
 
@@ -131,5 +131,5 @@ class Identity:
 
 
 def _unique_id(email: str) -> str:
-    """A service account's 21-digit id, the same for the same e-mail."""
+    """Returns a service account's 21-digit id, always the same for an e-mail."""
     return str(10**20 + int.from_bytes(hashlib.sha256(email.encode()).digest()) % (9 * 10**20))

@@ -1,4 +1,4 @@
-"""The time that an effect may take in all, before its claim in the ledger could pass to another run."""
+"""The time limit of an effect, which ends before another run may take over the claim in the ledger."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ SECONDS = 20.0
 
 @asynccontextmanager
 async def until(moment: float) -> AsyncIterator[None]:
-    """Cancels what it encloses at this moment of the loop's clock: TransientError."""
+    """Cancels the enclosed code at this time of the loop's clock. Raises TransientError then."""
     try:
         async with asyncio.timeout_at(moment):
             yield

@@ -26,7 +26,7 @@ class Delivery(NamedTuple):
         task = headers.get("x-cloudtasks-taskname")
         if task is None:
             return None
-        # Never ExecutionCount: it leaves out the attempts that ended in 5xx.
+        # Never ExecutionCount, which does not count attempts that ended in 5xx.
         count = headers.get("x-cloudtasks-taskretrycount", "")
         return cls(
             queue=headers.get("x-cloudtasks-queuename"),

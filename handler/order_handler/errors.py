@@ -1,16 +1,16 @@
-"""How an order ends when it is not done now: for actions and effects to raise, for the HTTP edge to answer."""
+"""The ways in which an order is not done now. Actions and effects raise them; the HTTP edge answers them."""
 
 
 class PermanentError(Exception):
-    """No retry can cure this. Its text goes to the caller and into the log, so it holds nothing private."""
+    """No retry can succeed. The caller and the log get its text, so it must contain nothing private."""
 
 
 class TransientError(Exception):
-    """A later attempt may succeed. Any other exception counts as one too; this one is understood, and logs no stack."""
+    """A later attempt may succeed. Any other exception is treated the same, but logs its stack."""
 
 
 class AlreadyProcessedError(Exception):
-    """The effect happened in an earlier run: nothing is left to do."""
+    """The effect happened in an earlier run, so there is nothing left to do."""
 
 
 class BlockedError(Exception):

@@ -1,8 +1,8 @@
 """Log lines as Cloud Logging reads them: one JSON object a line on standard output, the server's own lines too.
 
-Each line says which request it belongs to. What looks like an e-mail address, or like the user and password of a URL,
-is replaced, since messages and stacks carry the words of libraries. An order's line does not go through `logging`,
-whose record and handler take twice its time.
+Each line says which request it belongs to. E-mail addresses and the user and password of a URL are replaced, since
+messages and stacks contain texts of libraries. An order's line does not go through `logging`, which would take twice
+the time.
 """
 
 import logging
@@ -53,7 +53,7 @@ def write(level: int, message: str, fields: Mapping[str, object], failure: BaseE
     try:
         sys.stdout.write(f"{_line(logging.getLevelName(level), message, fields, failure, time.time())}\n")
         sys.stdout.flush()
-    # An order that is done must not be repeated because of its log line.
+    # A failed log line must not repeat an order that is done.
     except Exception as error:
         sys.stderr.write(f"A log line is lost: {error!r}\n")
 
@@ -78,7 +78,7 @@ def _line(
     for known in (fields, _context.get() or {}):
         line.update({name: value for name, value in known.items() if value is not None})
     if failure:
-        # The field in which Error Reporting looks for failures.
+        # Error Reporting looks for failures in this field.
         line["stack_trace"] = _redacted("".join(traceback.format_exception(failure)).rstrip())
     return orjson.dumps(line, option=orjson.OPT_UTC_Z).decode()
 
