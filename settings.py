@@ -128,8 +128,9 @@ class ServiceSettings(TypedDict):
         Rule(
             "512Mi",
             "Memory of one instance, which has one CPU",
-            pattern=r"(12[89]|1[3-9]\d|[2-9]\d\d|[1-3]\d{3}|40[0-8]\d|409[0-6])Mi|[1-4]Gi",
-            accepts="128Mi to 4096Mi, or 1Gi to 4Gi",
+            # the handler with Cloud Tasks' client needs over 128Mi
+            pattern=r"(25[6-9]|2[6-9]\d|[3-9]\d\d|[1-3]\d{3}|40[0-8]\d|409[0-6])Mi|[1-4]Gi",
+            accepts="256Mi to 4096Mi, or 1Gi to 4Gi",
         ),
     ]
     handler_timeout_seconds: Annotated[
@@ -140,6 +141,7 @@ class ServiceSettings(TypedDict):
     ]
     max_instances: Annotated[int, Rule(10, "Maximum number of instances", 1, 1000)]
     container_concurrency: Annotated[int, Rule(20, "Requests that one instance handles at once", 1, 1000)]
+    database_pool: Annotated[int, Rule(4, "Most database connections of one instance", 1, 100)]
     deletion_protection: Annotated[
         bool, Rule(True, "Refuse to delete or replace the service and the queues, also by `pulumi destroy`")
     ]
@@ -164,6 +166,15 @@ class EffectSettings(TypedDict):
             accepts="a URL `postgresql://USER:PASSWORD@HOST/DATABASE`, percent-encoded",
             secret=True,
             url=True,
+        ),
+    ]
+    database_max_connections: Annotated[
+        int,
+        Rule(
+            100,
+            "Connections that the database allows the handler; a rollout needs 2 x maxInstances x databasePool",
+            2,
+            262_143,
         ),
     ]
     smtp_url: Annotated[
@@ -379,6 +390,15 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     if values["minInstances"] > values["maxInstances"]:
         yield "minInstances", f"must not exceed maxInstances = {values['maxInstances']}; lower it, or raise that"
+    connections = 2 * values["maxInstances"] * values["databasePool"]
+    if values["databaseUrl"] and connections > values["databaseMaxConnections"]:
+        yield (
+            "databasePool",
+            f"must not exceed databaseMaxConnections / (2 x maxInstances), because old and new instances run at once "
+            f"in a rollout: they could open {connections} connections, and databaseMaxConnections = "
+            f"{values['databaseMaxConnections']}; lower it or maxInstances, or raise databaseMaxConnections if the "
+            "database allows more",
+        )
     if values["minBackoffSeconds"] > values["maxBackoffSeconds"]:
         reason = f"must not exceed maxBackoffSeconds = {values['maxBackoffSeconds']:g}; lower it, or raise that"
         yield "minBackoffSeconds", reason

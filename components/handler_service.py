@@ -36,6 +36,8 @@ class HandlerServiceArgs(ProjectArgs):
     """The handler only logs effects whose URL is not set."""
     secrets: Mapping[str, str]
     """Secret environment variables of the handler; empty ones are left out."""
+    database_pool: int
+    """Most database connections of one instance."""
     deletion_protection: bool
 
 
@@ -64,6 +66,7 @@ class HandlerService(pulumi.ComponentResource):
             {"name": "MAX_ATTEMPTS", "value": str(int(args["max_attempts"]))},
             {"name": "HANDLER_TIMEOUT_SECONDS", "value": str(int(args["handler_timeout_seconds"]))},
             {"name": "DEAD_LETTER_QUEUE", "value": args["dead_letter_queue"]},
+            {"name": "DATABASE_POOL", "value": str(int(args["database_pool"]))},
             {"name": "SIMULATE_EFFECTS", "value": str(args["simulate_effects"]).lower()},
             {"name": "GOOGLE_CLOUD_PROJECT", "value": args["project"]},
         ]

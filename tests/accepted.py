@@ -16,6 +16,7 @@ VARIABLES = {
     "warehouseSecret": "WAREHOUSE_SECRET",
     "simulateEffects": "SIMULATE_EFFECTS",
     "maxAttempts": "MAX_ATTEMPTS",
+    "databasePool": "DATABASE_POOL",
     "handlerTimeoutSeconds": "HANDLER_TIMEOUT_SECONDS",
 }
 """The handler's environment variable of each setting that it receives unchanged."""

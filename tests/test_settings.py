@@ -19,11 +19,13 @@ PROJECT = "cloud-run-tasks"
 WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
 PAGER = "projects/shop-project/notificationChannels/17"
 WIDE = {
-    "maxInstances": "1000",
+    "maxInstances": "50",
     "containerConcurrency": "1000",
     "maxConcurrentDispatches": "1",
     "minBackoffSeconds": "0.001",
     "maxBackoffSeconds": "2678400",
+    "databasePool": "1",
+    "databaseMaxConnections": "262143",
 }
 """Figures beside which any value of another setting fits."""
 
@@ -115,6 +117,12 @@ def test_a_refused_text_is_named_with_its_key_and_a_remedy_that_works(key: str, 
             {"maxConcurrentDispatches": "14"},
             "maxConcurrentDispatches",
             "must not exceed maxInstances x containerConcurrency - 5 for dead letters = 13,",
+        ),
+        (
+            {"databasePool": "6", "maxInstances": "5", "databaseMaxConnections": "60"},
+            {"databasePool": "7"},
+            "databasePool",
+            "must not exceed databaseMaxConnections / (2 x maxInstances)",
         ),
         (
             {"minInstances": "3", "maxInstances": "3"},

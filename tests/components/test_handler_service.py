@@ -29,6 +29,7 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
         maxInstances="7",
         containerConcurrency="13",
         maxAttempts="9",
+        databasePool="5",
         handlerAccount="order-account",
         deletionProtection="false",
     )
@@ -42,6 +43,7 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
     assert service["deletionProtection"] is False
     plain = declared.environment
     assert (plain["MAX_ATTEMPTS"], plain["HANDLER_TIMEOUT_SECONDS"]) == ("9", "123")
+    assert plain["DATABASE_POOL"] == "5"
     assert plain["DEAD_LETTER_QUEUE"] == declared.exports["dead_letter_queue"]
     assert plain["GOOGLE_CLOUD_PROJECT"] == "shop-project"
     assert plain["SIMULATE_EFFECTS"] == "false"
