@@ -1,6 +1,7 @@
-"""One attempt at a task: the request that leaves, and what is kept of its answer."""
+"""One attempt at a task: the request that is sent, and what is stored of its answer."""
 
 import dataclasses
+import re
 from urllib.parse import urlsplit, urlunsplit
 
 from google.cloud.tasks_v2 import types
@@ -8,9 +9,10 @@ from google.rpc import code_pb2
 
 from local.cloud_tasks.messages import Message, microseconds
 from local.cloud_tasks.store import StoredTask
-from local.cloud_tasks.task import BODY_METHODS, sent_headers
+from local.cloud_tasks.task import BODY_METHODS, kept_headers
 
 _STATUS_CODES = {
+    0: "UNKNOWN",
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -23,6 +25,10 @@ _STATUS_CODES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+"""The canonical code of an HTTP status; the other ones by their hundreds below."""
+_CODES_BY_HUNDREDS = {4: "FAILED_PRECONDITION", 5: "INTERNAL"}
+_NOT_SENT = re.compile(r"(?i)expect|trailer|x-cloudtasks-.*")
+"""Headers that a task keeps and that are not sent: they would change how the request is read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,26 +44,40 @@ class Attempt:
     headers: dict[str, str]
     body: bytes
     account: str
-    """E-mail to sign in as; empty for none."""
+    """E-mail of the account to sign in as; empty if the request carries no token."""
     audience: str
+    """Of the OIDC token; empty for an OAuth token."""
+    scope: str
+    """Of the OAuth token; empty for an OIDC token."""
     deadline: float
     """Seconds."""
     forced: bool = False
     """By RunTask."""
+    unsendable: str = ""
+    """Why the request cannot be sent; empty if it can."""
 
 
 def attempt(stored: StoredTask, message: Message, queue: Message, *, forced: bool = False) -> Attempt:
-    """The next attempt at a stored task, its message and its queue's; already counted."""
+    """The next attempt at a stored task, given its message and its queue's; already counted."""
     http = message.http_request
     path, target = queue.name, queue.http_target
-    url = _overridden(http.url, target.uri_override)
-    oidc = target.oidc_token if target.HasField("oidc_token") else http.oidc_token
-    method = types.HttpMethod(target.http_method or http.http_method).name
-    overrides = sent_headers({each.header.key: each.header.value for each in target.header_overrides})
+    unsendable, url, method = "", http.url, "POST"
+    try:
+        url = _overridden(http.url, target.uri_override)
+        method = types.HttpMethod(target.http_method or http.http_method).name
+    except ValueError as error:  # what an earlier version stored without checking it
+        unsendable = str(error)
+    if http.body and method not in BODY_METHODS:
+        unsendable = f"the queue's method {method} takes no body, and the task has one"
+    overrides = kept_headers({each.header.key: each.header.value for each in target.header_overrides})
     replaced = {key.lower() for key in overrides}
     headers = {
-        **{key: value for key, value in http.headers.items() if key.lower() not in replaced},
-        **overrides,
+        **{
+            key: value
+            for key, value in http.headers.items()
+            if key.lower() not in replaced and not _NOT_SENT.fullmatch(key)
+        },
+        **{key: value for key, value in overrides.items() if not _NOT_SENT.fullmatch(key)},
         "X-CloudTasks-QueueName": path.rpartition("/")[2],
         "X-CloudTasks-TaskName": stored.id,
         "X-CloudTasks-TaskRetryCount": str(message.dispatch_count - 1),
@@ -76,39 +96,45 @@ def attempt(stored: StoredTask, message: Message, queue: Message, *, forced: boo
         method=method,
         url=url,
         headers=headers,
-        body=http.body if method in BODY_METHODS else b"",  # a queue's GET drops it
-        account=oidc.service_account_email,
-        audience=oidc.audience or url,
+        body=http.body,
+        account=http.oidc_token.service_account_email or http.oauth_token.service_account_email,
+        audience=http.oidc_token.audience,
+        scope=http.oauth_token.scope,
         deadline=message.dispatch_deadline.ToMilliseconds() / 1e3,
         forced=forced,
+        unsendable=unsendable,
     )
 
 
 def note_answer(message: Message, status: int, now: float) -> None:
-    """Keep a failed attempt's HTTP status in its task's message."""
-    code = _STATUS_CODES.get(status) or ("INTERNAL" if status >= 500 else "UNKNOWN")
+    """Store a failed attempt's HTTP status in its task's message."""
+    code = _STATUS_CODES.get(status) or _CODES_BY_HUNDREDS.get(status // 100, "UNKNOWN")
     number = code_pb2.Code.Value(code)
-    message.response_count += 1
+    message.response_count += 0 < status < 500  # recorded: answers from 500 up do not count
     message.last_attempt.response_time.FromMicroseconds(microseconds(now))
     message.last_attempt.response_status.code = number
     message.last_attempt.response_status.message = f"{code}({number}): HTTP status code {status}"
 
 
 def _overridden(url: str, override: Message) -> str:
-    """The URL that a task of the queue is sent to: the queue's parts replace the task's own."""
+    """The URL that a task of the queue is sent to: the queue's parts replace the task's own.
+
+    Under IF_NOT_EXISTS they only fill in a URL that has neither path nor query. Raises ValueError."""
     if not override.ByteSize():
         return url
     parts = urlsplit(url)
     always = override.uri_override_enforce_mode != types.UriOverride.UriOverrideEnforceMode.IF_NOT_EXISTS
+    fills = always or (parts.path in ("", "/") and not parts.query)
     scheme = types.UriOverride.Scheme(override.scheme).name.lower() if override.scheme and always else parts.scheme
     host = override.host if override.host and always else parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     port = override.port if override.HasField("port") and (always or not parts.port) else parts.port
     path: str = parts.path
     query: str = parts.query
-    if override.HasField("path_override") and (always or path in ("", "/")):
+    if override.HasField("path_override") and fills:
         path = override.path_override.path
-    if override.HasField("query_override") and (always or not query):
-        query = override.query_override.query_params
+        path = path if path.startswith("/") or not path else f"/{path}"
+    if override.HasField("query_override") and fills:
+        query = override.query_override.query_params.removeprefix("?")
     overridden: str = urlunsplit((scheme, f"{host}:{port}" if port else host, path, query, ""))
     return overridden

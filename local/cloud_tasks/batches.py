@@ -1,7 +1,6 @@
-"""Batches of tasks: one call for many, answered with an operation that tells what each came to.
+"""Batches of tasks: one call for many, answered with an operation that lists what failed.
 
-An operation is done when it is answered, and is kept: the same request_id again gets the same operation, and nothing
-is done twice.
+An operation is done when it is answered, and is stored. A request_id names it and can be used once.
 """
 
 import functools
@@ -15,14 +14,20 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 
-from local.cloud_tasks.messages import CallError, Message, microseconds
-from local.cloud_tasks.queues import ENTITY_MISSING
+from local.cloud_tasks.messages import NOT_FOUND, CallError, Message, invalid, microseconds
+from local.cloud_tasks.names import check_task_in_queue
 from local.cloud_tasks.store import Store
 from local.cloud_tasks.task import view
 from local.cloud_tasks.tasks import CloudTasks
 
 MAX_CREATES, MAX_DELETES = 100, 1000
 
+UNREGISTERED = (
+    "Method doesn't allow unregistered callers (callers without established identity). "
+    "Please use API Key or other form of API consumer identity to call this API."
+)
+_SINGLE_TEXTS = {"Task.payload_type is not set.": "Payload type must be set."}
+"""Errors of CreateTask that read otherwise in a batch."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -35,9 +40,22 @@ class Batches:
         self._clock = clock
 
     def batch_create_tasks(self, request: Message) -> Message:
-        _check_size(len(request.requests), MAX_CREATES, "requests")
-        if any(each.parent != request.parent for each in request.requests):
-            raise CallError("INVALID_ARGUMENT", f"Each request's parent must be the batch's own, {request.parent!r}.")
+        queue, size = request.parent, len(request.requests)
+        if not size:
+            raise invalid("Request must contain at least one task.")
+        if size > MAX_CREATES:
+            raise invalid(f"A maximum of {MAX_CREATES} tasks can be created in a single batch, but got {size} tasks.")
+        for each in request.requests:
+            if each.parent != queue:
+                raise invalid(
+                    "All tasks in a batch request must target the same queue. "
+                    f"Found task for queue {each.parent} in batch request for queue {queue}."
+                )
+        names = [each.task.name for each in request.requests if each.task.name]
+        for name in names:
+            if names.count(name) > 1:
+                raise invalid(f"Duplicate task name in the batch request: {name}")
+            check_task_in_queue(name, queue)
 
         def response(outcomes: Sequence[Message | CallError]) -> Message:
             tasks = [
@@ -51,20 +69,24 @@ class Batches:
         return self._operation(request, act, types.BatchCreateTasksMetadata, response)
 
     def batch_delete_tasks(self, request: Message) -> Message:
-        _check_size(len(request.names), MAX_DELETES, "names")
-        outside = [name for name in request.names if not name.startswith(f"{request.parent}/tasks/")]
-        if outside:
-            raise CallError(
-                "INVALID_ARGUMENT", f"{outside[0]!r} is not a task of the batch's queue, {request.parent!r}."
-            )
-        act = functools.partial(self._cloud_tasks.delete_tasks, request.names)
+        size = len(request.names)
+        if not size:
+            raise invalid()
+        if size > MAX_DELETES:
+            raise invalid(f"A maximum of {MAX_DELETES} tasks can be handled in a batch, but {size} were requested.")
+        act = functools.partial(self._cloud_tasks.delete_tasks, request.parent, request.names)
         return self._operation(request, act, types.BatchDeleteTasksMetadata, lambda _: empty_pb2.Empty())
 
     def get_operation(self, request: Message) -> Message:
-        kept = self._store.operation(request.name)
-        if kept is None:
-            raise CallError("NOT_FOUND", ENTITY_MISSING)
-        return operations_pb2.Operation.FromString(kept)
+        stored = self._store.operation(request.name)
+        if stored is None:
+            raise CallError("NOT_FOUND", NOT_FOUND)
+        return operations_pb2.Operation.FromString(stored)
+
+    def list_operations(self, _: Message) -> Message:
+        raise CallError("PERMISSION_DENIED", UNREGISTERED)
+
+    wait_operation = cancel_operation = delete_operation = list_operations
 
     def _operation(
         self,
@@ -73,18 +95,15 @@ class Batches:
         metadata: Any,  # noqa: ANN401 - a message's class
         response: Callable[[Sequence[Any]], Message],
     ) -> Message:
-        """The operation that is kept for this request, or else that of acting now.
+        """Do the batch, and store its operation.
 
-        `act` passes on what each part came to, a CallError where it failed. `response`: what to answer of it."""
-        self._cloud_tasks.queues[request.parent]  # must exist
+        `act` calls its argument with the outcome of each part, a CallError if it failed. `response`: the operation's
+        response for these outcomes."""
         if request.request_id and not _REQUEST_ID.fullmatch(request.request_id):
-            raise CallError(
-                "INVALID_ARGUMENT", "The request_id must be 1 to 100 letters, digits, hyphens, underscores."
-            )
+            raise invalid("The request_id must be 1 to 100 letters, digits, hyphens, underscores.")
         name = f"{request.parent.partition('/queues/')[0]}/operations/{request.request_id or uuid.uuid4()}"
-        kept = self._store.operation(name)
-        if kept is not None:
-            return operations_pb2.Operation.FromString(kept)
+        if self._store.operation(name) is not None:
+            raise invalid(f"Duplicate operation id in the batch request: {request.request_id}")
         operation = operations_pb2.Operation(name=name, done=True)
         about = metadata.pb()()
         about.start_time.FromMicroseconds(microseconds(self._clock()))
@@ -93,24 +112,23 @@ class Batches:
             for place, outcome in enumerate(outcomes):
                 if isinstance(outcome, CallError):
                     about.failed_requests[place].code = code_pb2.Code.Value(outcome.code)
-                    about.failed_requests[place].message = outcome.message
+                    about.failed_requests[place].message = _SINGLE_TEXTS.get(outcome.message, outcome.message)
+            all_failed = len(about.failed_requests) == len(outcomes)
+            creates = metadata is types.BatchCreateTasksMetadata
             about.state = metadata.State.PARTIALLY_SUCCEEDED if about.failed_requests else metadata.State.SUCCEEDED
+            if all_failed and creates:  # recorded: neither error nor response
+                about.state = metadata.State.FAILED
             about.end_time.FromMicroseconds(microseconds(self._clock()))
             operation.metadata.Pack(about)
-            if len(about.failed_requests) == len(outcomes):
+            if all_failed and not creates:
                 operation.error.code = code_pb2.ABORTED
                 operation.error.message = (
                     f"None of the requests succeeded, refer to {about.DESCRIPTOR.name}.failed_requests "
                     "for individual error details"
                 )
-            else:
+            elif not all_failed:
                 operation.response.Pack(response(outcomes))
             self._store.add_operation(name, operation.SerializeToString())
 
         act(keep)
         return operation
-
-
-def _check_size(size: int, most: int, field: str) -> None:
-    if not 1 <= size <= most:
-        raise CallError("INVALID_ARGUMENT", f"A batch takes 1 to {most} {field}; this one has {size}.")

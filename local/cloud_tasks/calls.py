@@ -1,4 +1,4 @@
-"""The calls of Cloud Tasks v2 that are served, each described once for gRPC and REST alike.
+"""The calls of Cloud Tasks that are served, each described once for gRPC and REST alike.
 
 Follows the official protos: names, messages and URL patterns are theirs.
 """
@@ -23,6 +23,7 @@ _PATTERNS = {
     "LOCATION": _LOCATION,
     "QUEUE": _QUEUE,
     "TASK": f"{_QUEUE}/tasks/[^/:]+",
+    "CMEK_CONFIG": f"{_LOCATION}/cmekConfig",
     "OPERATION": f"{_LOCATION}/operations/[^/:]+",
 }
 
@@ -35,23 +36,25 @@ class Call(NamedTuple):
     name: str
     """As in the proto; the method that does it is its snake case."""
     permission: str
-    """Of IAM, below cloudtasks; empty where none is needed."""
+    """Of IAM, without `cloudtasks.`; empty if the call needs none."""
     request: Any
     response: Any
     verb: str
     field: str
-    """Of the request: the resource that the URL names."""
-    path: str
-    """Of REST, with a pattern for the resource."""
+    """Field of the request that names the resource."""
+    kind: str
+    """Kind of that resource, such as `queue`."""
+    path: re.Pattern[str]
+    """Of REST; its group is the resource."""
     body: str
-    """The request's field that the JSON body is of; `*` for all that the URL leaves."""
+    """Field of the request that the JSON body fills; `*` for the request itself, empty if there is no body."""
 
 
 def _calls(service: str, prefix: str, requests: Any, *rows: tuple[str, str, Any, str]) -> Iterator[Call]:  # noqa: ANN401
-    """A service's calls: name, permission below `prefix`, response, and REST as `VERB field=RESOURCE:suffix body`."""
+    """The calls of a service: name, permission below `prefix`, response, REST as `VERB field=RESOURCE:suffix body`."""
     for name, permission, response, rest in rows:
         verb, target, *body = rest.split(" ")
-        field, noun, suffix = re.fullmatch(r"([a-z_.]+)=([A-Z]+)(.*)", target).groups()  # type: ignore[union-attr]
+        field, noun, suffix = re.fullmatch(r"([a-z_.]+)=([A-Z_]+)(.*)", target).groups()  # type: ignore[union-attr]
         request = getattr(requests, f"{name}Request")
         yield Call(
             service,
@@ -61,15 +64,16 @@ def _calls(service: str, prefix: str, requests: Any, *rows: tuple[str, str, Any,
             response.pb() if requests is types and hasattr(response, "pb") else response,
             verb,
             field,
-            f"/v2/{{resource:{_PATTERNS[noun]}}}{suffix}",
+            noun.lower(),
+            re.compile(f"/v2/({_PATTERNS[noun]}){suffix}"),
             *body or ["*" if verb == "POST" else ""],
         )
 
 
-_SERVICE = "google.cloud.tasks.v2.CloudTasks"
+SERVICE = "google.cloud.tasks.v2.CloudTasks"
 CALLS = (
     *_calls(
-        _SERVICE,
+        SERVICE,
         "queues",
         types,
         ("ListQueues", "list", types.ListQueuesResponse, "GET parent=LOCATION/queues"),
@@ -82,7 +86,14 @@ CALLS = (
         ("ResumeQueue", "resume", QueueMessage, "POST name=QUEUE:resume"),
     ),
     *_calls(
-        _SERVICE,
+        SERVICE,
+        "cmekConfig",
+        types,
+        ("GetCmekConfig", "get", types.CmekConfig, "GET name=CMEK_CONFIG"),
+        ("UpdateCmekConfig", "update", types.CmekConfig, "PATCH cmek_config.name=CMEK_CONFIG cmek_config"),
+    ),
+    *_calls(
+        SERVICE,
         "queues",
         iam_policy_pb2,
         ("GetIamPolicy", "getIamPolicy", policy_pb2.Policy, "POST resource=QUEUE:getIamPolicy"),
@@ -90,7 +101,7 @@ CALLS = (
         ("TestIamPermissions", "", iam_policy_pb2.TestIamPermissionsResponse, "POST resource=QUEUE:testIamPermissions"),
     ),
     *_calls(
-        _SERVICE,
+        SERVICE,
         "tasks",
         types,
         ("ListTasks", "list", types.ListTasksResponse, "GET parent=QUEUE/tasks"),
@@ -106,6 +117,10 @@ CALLS = (
         "operations",
         operations_pb2,
         ("GetOperation", "", operations_pb2.Operation, "GET name=OPERATION"),
+        ("ListOperations", "", operations_pb2.ListOperationsResponse, "- name=OPERATION"),
+        ("WaitOperation", "", operations_pb2.Operation, "- name=OPERATION"),
+        ("CancelOperation", "", empty_pb2.Empty, "- name=OPERATION"),
+        ("DeleteOperation", "", empty_pb2.Empty, "- name=OPERATION"),
     ),
     *_calls(
         "google.cloud.location.Locations",
@@ -115,3 +130,5 @@ CALLS = (
         ("GetLocation", "", locations_pb2.Location, "GET name=LOCATION"),
     ),
 )
+
+"""A call with the verb `-` is not served over REST."""

@@ -1,18 +1,15 @@
 """Sends the attempts: takes what is due from each queue, makes the HTTP request, reports the answer.
 
-One timer a queue, set to the moment at which it next has something to send.
+Each queue has one timer, set to the time of its next dispatch.
 """
 
 import asyncio
 import logging
-import re
 import sqlite3
 from collections.abc import Callable
 
-import aiohttp
-from yarl import URL
-
 from local.cloud_tasks.attempt import Attempt
+from local.cloud_tasks.exchange import Exchanges, NoAnswerError
 from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
@@ -20,10 +17,12 @@ from local.identity import Identity
 
 log = logging.getLogger("local.cloud_tasks.dispatch")
 
-_ENCODED = re.compile(r"[!-~]*")
-"""A URL that leaves as it is; any other is percent-encoded."""
-_DISK_PAUSE = 1.0
-"""Seconds before the next try to write."""
+NO_ANSWER = 0
+"""Status of an attempt that got no HTTP answer."""
+_RETRY_SECONDS = 1.0
+"""Wait before the next try to take what is due, or to write an answer."""
+_LONGEST_TIMER = 5.0
+"""Seconds after which each queue is looked at again: the machine's clock may have been set forward."""
 
 
 class Dispatcher(Listener):
@@ -46,13 +45,11 @@ class Dispatcher(Listener):
         self._stopped = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._under_way: set[asyncio.Task[None]] = set()
+        self._exchanges = Exchanges()
 
     def start(self, cloud_tasks: CloudTasks) -> None:
         """Send the attempts of this service, which has the dispatcher among its listeners."""
         self._cloud_tasks = cloud_tasks
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
-        )
         self._stopped = False
         for path in cloud_tasks.queues.paths():
             self.queue_changed(path)
@@ -67,7 +64,7 @@ class Dispatcher(Listener):
             for attempt in late:
                 attempt.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self._session.close()
+        await self._exchanges.close()
 
     def queue_changed(self, queue: str) -> None:
         """Send what is due in the loop's next round."""
@@ -85,15 +82,19 @@ class Dispatcher(Listener):
     def _send_due(self, path: str) -> None:
         try:
             attempts = self._cloud_tasks.start_attempts(path)
+            at = self._cloud_tasks.next_dispatch(path)
         except sqlite3.Error as error:
             log.error("The state folder cannot be written: %s; nothing is sent until it can, free some space", error)
-            self._set_timer(path, _DISK_PAUSE)
+            self._set_timer(path, _RETRY_SECONDS)
+            return
+        except Exception:  # nothing may stop a queue
+            log.exception("What is due in %s cannot be taken; it is tried again", path)
+            self._set_timer(path, _RETRY_SECONDS)
             return
         for attempt in attempts:
             self._send(attempt)
-        at = self._cloud_tasks.next_dispatch(path)
         if at is not None:
-            self._set_timer(path, max(0.0, at - self._clock()))
+            self._set_timer(path, min(max(0.0, at - self._clock()), _LONGEST_TIMER))
 
     def _send(self, attempt: Attempt) -> None:
         if self._stopped:
@@ -105,10 +106,10 @@ class Dispatcher(Listener):
     async def _deliver(self, attempt: Attempt) -> None:
         match self._faults.draw("dispatch"):
             case "connection refused":
-                status, reason = 503, ": connection refused"
+                status, reason = NO_ANSWER, "connection refused"
             case "answer lost":
                 await self._request(attempt)
-                status, reason = 503, ": the answer was lost"
+                status, reason = NO_ANSWER, "the answer was lost"
             case "delivered twice":
                 (status, reason), _ = await asyncio.gather(self._request(attempt), self._request(attempt))
             case "handler killed":
@@ -118,34 +119,39 @@ class Dispatcher(Listener):
                 status, reason = await self._request(attempt)
         if not 200 <= status < 300:
             name = f"{attempt.queue.rpartition('/')[2]}/{attempt.task}"
-            log.warning("Attempt %d of task %s: HTTP %d%s", attempt.number, name, status, reason)
+            answer = f"HTTP {status}" if status else "no answer"
+            log.warning("Attempt %d of task %s: %s%s", attempt.number, name, answer, reason and f": {reason}")
         while True:
             try:
                 return self._cloud_tasks.end_attempt(attempt, status)
             except sqlite3.Error as error:
                 log.error("The state folder cannot be written: %s; the answer to %s waits", error, attempt.task)
-                await asyncio.sleep(_DISK_PAUSE)
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:  # the queue goes on; the task is tried again at the next start
+                log.exception("The answer %d to %s cannot be taken", status, attempt.task)
+                return None
 
     async def _request(self, attempt: Attempt) -> tuple[int, str]:
-        """The status, and in words what there was instead of an answer."""
+        """The status, and the reason if there was no answer."""
         headers = attempt.headers
+        if attempt.unsendable:
+            return NO_ANSWER, attempt.unsendable
         if attempt.account:
             if not self._identity.has(attempt.queue.split("/")[1], attempt.account):
-                return 403, f": the program declares no account {attempt.account}"
-            token = self._identity.token(attempt.account, attempt.audience)
-            headers = {**headers, "Authorization": f"Bearer {token}"}
+                return 403, f"the program declares no account {attempt.account}"
+            if attempt.audience:
+                token = self._identity.token(attempt.account, attempt.audience)
+            else:
+                token = self._identity.access_token(attempt.account, attempt.scope)
+            headers = {key: value for key, value in headers.items() if key.lower() != "authorization"}
+            headers["Authorization"] = f"Bearer {token}"
         try:
-            async with self._session.request(
-                attempt.method,
-                URL(attempt.url, encoded=_ENCODED.fullmatch(attempt.url) is not None),
-                data=attempt.body or None,
-                headers=headers,
-                skip_auto_headers=("Content-Type", "Accept", "Accept-Encoding"),
-                timeout=aiohttp.ClientTimeout(total=attempt.deadline),
-            ) as response:
-                await response.read()
-                return response.status, ""
+            async with asyncio.timeout(attempt.deadline):
+                return await self._exchanges.status(attempt.method, attempt.url, headers, attempt.body), ""
         except TimeoutError:
-            return 504, f": no answer within {attempt.deadline:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: what cannot be sent at all
-            return 503, f": {error}"
+            return 504, f"no answer within {attempt.deadline:g} s"
+        except NoAnswerError as error:
+            return NO_ANSWER, str(error)
+        except Exception as error:  # whatever is wrong with one request, it is a failed attempt
+            log.exception("The request of task %s cannot be sent", attempt.task)
+            return NO_ANSWER, str(error)

@@ -7,6 +7,7 @@ tasks but that they go with their queue.
 import bisect
 import copy
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable
 
@@ -15,13 +16,29 @@ from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2
 from google.protobuf import empty_pb2
 
-from local.cloud_tasks import iam
-from local.cloud_tasks.messages import CallError, Message, QueueMessage, microseconds, page_size
-from local.cloud_tasks.queue_config import new_queue, rate_limits, updated_queue
+from local.cloud_tasks import filters, iam
+from local.cloud_tasks.messages import (
+    INVALID,
+    NOT_FOUND,
+    CallError,
+    Message,
+    QueueMessage,
+    error_info,
+    invalid,
+    microseconds,
+    page_size,
+    page_start,
+    page_token,
+)
+from local.cloud_tasks.names import check_new_queue
+from local.cloud_tasks.queue_config import check_mask, new_queue, rate_limits, updated_queue
 from local.cloud_tasks.schedule import Schedule
 from local.cloud_tasks.store import Store, StoredQueue
 
+log = logging.getLogger("local.cloud_tasks.queues")
+
 ListQueuesResponse: Message = types.ListQueuesResponse.pb()
+CmekConfig: Message = types.CmekConfig.pb()
 
 NAME_BLOCKED_SECONDS = 24 * 3600
 """How long the name of an ended task stays blocked; the service promises 1 to 24 hours."""
@@ -32,12 +49,11 @@ MAX_PAGE = 9800
 QUEUE_MISSING = (
     "Queue does not exist. If you just created the queue, wait at least a minute for the queue to initialize."
 )
-ENTITY_MISSING = "Requested entity was not found."
 QUEUE_BLOCKED = "The queue cannot be created because a queue with this name existed too recently."
-QUEUE_NAME_INVALID = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
 
-_LOCATION_PATH = re.compile(r"(projects/[A-Za-z0-9.:-]+)/locations/[A-Za-z0-9-]+")
-_QUEUE_PATH = re.compile(rf"{_LOCATION_PATH.pattern}/queues/[A-Za-z0-9-]{{1,100}}")
+_KEY_RING = r"(projects/[^/]+/locations/[^/]+)/keyRings/[^/]+"
+_KEY = re.compile(rf"{_KEY_RING}/cryptoKeys/[^/]+")
+_NOT_A_KEY = re.compile(rf"{_KEY_RING}(/cryptoKeys/[^/]+/cryptoKeyVersions/[^/]+)?")
 
 
 @dataclasses.dataclass(slots=True)
@@ -58,13 +74,16 @@ class Queues:
         self,
         store: Store,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         schedule_stored: Callable[[str], None],
         queue_changed: Callable[[str], None],
     ) -> None:
-        """`clock`: seconds since the epoch. `schedule_stored`: schedules the stored tasks of a queue that was opened.
-        `queue_changed`: called with a queue's path when it may have a task to dispatch."""
+        """`clock`: seconds since the epoch. `monotonic`: seconds of a clock that never jumps. `schedule_stored`:
+        schedules the stored tasks of a queue that was opened. `queue_changed`: called with a queue's path when it may
+        have a task to dispatch."""
         self._store = store
         self._clock = clock
+        self._monotonic = monotonic
         self._schedule_stored = schedule_stored
         self._queue_changed = queue_changed
         self._open: dict[str, OpenQueue] = {}
@@ -73,19 +92,22 @@ class Queues:
     def reopen(self) -> None:
         """Reopen the queues that API calls created."""
         for stored in [queue for queue in self._stored.values() if not queue.declared]:
-            self._put(QueueMessage.FromString(stored.message), iam.Policy.FromString(stored.policy), declared=False)
+            try:
+                self._put(QueueMessage.FromString(stored.message), iam.Policy.FromString(stored.policy), declared=False)
+            except Exception:  # whatever is wrong with one queue, the others open
+                log.exception("The stored queue %s cannot be opened; it does not exist in this run", stored.path)
 
     def declare(self, declared: Message, grants: Iterable[tuple[str, str]]) -> None:
-        """Have a queue of the program: new, or with these figures and the state that the store has.
+        """Open a queue of the program with these figures; one that is stored keeps its state and its tasks.
 
-        `grants`: role and member of each, and no others."""
+        `grants`: the role and the member of each; they replace a stored policy."""
         message = new_queue(declared)
         stored = self._stored.get(message.name)
         message.state = QueueMessage.FromString(stored.message).state if stored else declared.state or message.state
         self._put(message, iam.policy(grants), declared=True)
 
     def undeclared(self) -> list[str]:
-        """The paths of queues that the store has of the program and nobody declared; they do not exist here."""
+        """The paths of stored queues of the program that it no longer declares; they do not exist in this run."""
         return sorted(self._stored)
 
     def paths(self) -> list[str]:
@@ -96,11 +118,10 @@ class Queues:
         return path in self._open
 
     def __getitem__(self, path: str) -> OpenQueue:
-        """The queue; raises CallError where there is none."""
+        """The queue; raises CallError if it does not exist."""
         try:
             return self._open[path]
         except KeyError:
-            _check_name(path)
             raise CallError("NOT_FOUND", QUEUE_MISSING) from None
 
     def busy(self) -> bool:
@@ -117,41 +138,35 @@ class Queues:
         return self[request.name].message
 
     def list_queues(self, request: Message) -> Message:
-        if request.filter:
-            raise CallError("UNIMPLEMENTED", "Filters are not served here; list all queues")
-        _check_location(request.parent)
-        paths = [path for path in self.paths() if path.startswith(f"{request.parent}/queues/")]
         size = page_size(request, MAX_PAGE)
-        rest = paths[bisect.bisect_right(paths, request.page_token) :]
+        after = page_start(request.parent, request.page_token)
+        matches = filters.parse(request.filter, QueueMessage.DESCRIPTOR)
+        paths = [path for path in self.paths() if path.startswith(f"{request.parent}/queues/")]
+        queues = [self._open[path].message for path in paths[bisect.bisect_right(paths, after) :]]
+        page = [queue for queue in queues if matches(queue)][:size]
         return ListQueuesResponse(
-            queues=[self._open[path].message for path in rest[:size]],
-            next_page_token=rest[size - 1] if len(rest) > size else "",
+            queues=page, next_page_token=page_token(request.parent, (queue.name for queue in page))
         )
 
     def create_queue(self, request: Message) -> Message:
         path = request.queue.name
-        _check_location(request.parent)
-        _check_name(path)
-        if not path.startswith(f"{request.parent}/queues/"):
-            raise CallError("INVALID_ARGUMENT", f"The queue {path!r} must be in the location {request.parent!r}.")
+        check_new_queue(path, request.parent)
         if path in self._open:
             raise CallError("ALREADY_EXISTS", "Queue already exists")
-        return self._create(request.queue)
+        return self._create(new_queue(request.queue))
 
     def update_queue(self, request: Message) -> Message:
         path = request.queue.name
-        _check_name(path)
+        paths = request.update_mask.paths if request.HasField("update_mask") else None
+        check_mask(paths or ())
         if path not in self._open:
-            return self._create(request.queue)
+            return self._create(updated_queue(new_queue(QueueMessage(name=path)), request.queue, paths))
         queue = self._open[path]
-        return self._put(
-            updated_queue(queue.message, request.queue, request.update_mask), queue.policy, declared=queue.declared
-        )
+        return self._put(updated_queue(queue.message, request.queue, paths), queue.policy, declared=queue.declared)
 
     def delete_queue(self, request: Message) -> Message:
-        _check_name(request.name)
         if request.name not in self._open:
-            raise CallError("NOT_FOUND", ENTITY_MISSING)
+            raise CallError("NOT_FOUND", NOT_FOUND)
         self._store.delete_queue(request.name, self._clock() + QUEUE_BLOCKED_SECONDS)
         del self._open[request.name]
         return empty_pb2.Empty()
@@ -181,12 +196,41 @@ class Queues:
         return policy
 
     def test_iam_permissions(self, request: Message) -> Message:
-        """Those of the asked permissions that there are; the caller's own are for who knows the caller to tell."""
-        known = [each for each in request.permissions if each.removeprefix("cloudtasks.") in iam.PERMISSIONS]
-        return iam_policy_pb2.TestIamPermissionsResponse(permissions=known if request.resource in self._open else [])
+        """All permissions that were asked for, sorted; the caller of this method knows which the client has."""
+        self[request.resource]  # must exist
+        if not request.permissions:
+            raise invalid("At least one permission must be specified.")
+        iam.check_permissions(request.permissions)
+        return iam_policy_pb2.TestIamPermissionsResponse(permissions=sorted(request.permissions))
+
+    def get_cmek_config(self, request: Message) -> Message:
+        return CmekConfig(name=request.name)
+
+    def update_cmek_config(self, request: Message) -> Message:
+        """Only the refusals of the service are known; no key can be set."""
+        config = request.cmek_config
+        location = config.name.removesuffix("/cmekConfig")
+        if any(
+            queue.message.http_target.header_overrides
+            for path, queue in self._open.items()
+            if path.startswith(f"{location}/queues/")
+        ):
+            raise CallError(
+                "FAILED_PRECONDITION",
+                "CMEK cannot be enabled on any project that has one or more queues with HTTP Target Override headers "
+                "or tasks ttl of more than 60 days.",
+                error_info("UNSATISFIED_PRECONDITION_FOR_CMEK", "cloudtasks.googleapis.com"),
+            )
+        key = _KEY.fullmatch(config.kms_key)
+        if key is None:
+            unknown = f"Resource name [{config.kms_key}] does not match any known resource name pattern."
+            raise invalid(INVALID if _NOT_A_KEY.fullmatch(config.kms_key) else unknown)
+        if key[1] != location:
+            raise CallError("NOT_FOUND", NOT_FOUND)
+        raise CallError("UNIMPLEMENTED", "Keys of Cloud KMS are not served here")
 
     def list_locations(self, request: Message) -> Message:
-        """The locations that have a queue of the project."""
+        """The locations of the project that have a queue."""
         found = {path.partition("/queues/")[0] for path in self._open if path.startswith(f"{request.name}/locations/")}
         return locations_pb2.ListLocationsResponse(locations=map(_location, sorted(found)))
 
@@ -195,10 +239,10 @@ class Queues:
             raise CallError("NOT_FOUND", f"Location {request.name} has no queue here")
         return _location(request.name)
 
-    def _create(self, given: Message) -> Message:
-        if self._store.queue_blocked(given.name, self._clock()):
+    def _create(self, queue: Message) -> Message:
+        if self._store.queue_blocked(queue.name, self._clock()):
             raise CallError("FAILED_PRECONDITION", QUEUE_BLOCKED)
-        return self._put(new_queue(given), iam.policy(()), declared=False)
+        return self._put(queue, iam.policy(()), declared=False)
 
     def _set_state(self, path: str, state: Message) -> Message:
         queue = self[path]
@@ -207,12 +251,12 @@ class Queues:
         return self._put(message, queue.policy, declared=queue.declared)
 
     def _put(self, message: Message, policy: Message, *, declared: bool) -> Message:
-        """Keep the queue as it now is; what is not kept has not changed."""
+        """Store the queue, then change it here: a change that cannot be stored does not happen."""
         path = message.name
         self._store.put_queue(
             StoredQueue(path, declared, message.SerializeToString(), policy.SerializeToString(deterministic=True))
         )
-        limits, now = rate_limits(message), self._clock()
+        limits, now = rate_limits(message), self._monotonic()
         is_new, kept = path not in self._open, self._stored.pop(path, None)
         schedule = Schedule(limits, now, rested=kept is None) if is_new else self._open[path].schedule
         schedule.set_limits(limits, now)
@@ -222,17 +266,6 @@ class Queues:
             self._schedule_stored(path)
         self._queue_changed(path)
         return message
-
-
-def _check_name(path: str) -> None:
-    if not _QUEUE_PATH.fullmatch(path):
-        raise CallError("INVALID_ARGUMENT", QUEUE_NAME_INVALID)
-
-
-def _check_location(path: str) -> None:
-    if not _LOCATION_PATH.fullmatch(path):
-        text = f'Location name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>", not {path!r}.'
-        raise CallError("INVALID_ARGUMENT", text)
 
 
 def _location(path: str) -> Message:

@@ -1,111 +1,143 @@
-"""The calls over HTTP and JSON, with Google's mapping of JSON and its error bodies."""
+"""The calls over HTTP and JSON, as Google's front end takes and gives them."""
 
-import base64
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
+from html import escape
 from typing import Any
 
 from aiohttp import web
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.rpc import code_pb2, error_details_pb2  # noqa: F401 - the details of errors are printed by their types
 
 from local.cloud_tasks.api import Api
 from local.cloud_tasks.calls import CALLS, Call
-from local.cloud_tasks.messages import CallError, Message
+from local.cloud_tasks.json_request import parse_request
+from local.cloud_tasks.messages import CallError, Message, invalid
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 """More than any valid call: a task's 1 MiB body in base64, and its envelope."""
-_SYSTEM_PARAMETERS = frozenset(
-    (
-        "$.xgafv",
-        "$alt",
-        "access_token",
-        "alt",
-        "callback",
-        "fields",
-        "key",
-        "oauth_token",
-        "prettyPrint",
-        "quotaUser",
-        "uploadType",
-        "upload_protocol",
-    )
-)
 _HTTP_STATUS = {
+    "CANCELLED": 499,
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
     "ABORTED": 409,
+    "ALREADY_EXISTS": 409,
+    "RESOURCE_EXHAUSTED": 429,
     "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
 }
+_NOT_FOUND_PAGE = """<!DOCTYPE html>
+<html lang=en>
+  <meta charset=utf-8>
+  <title>Error 404 (Not Found)!!1</title>
+  <p><b>404.</b> <ins>That's an error.</ins>
+  <p>The requested URL <code>{}</code> was not found on this server.  <ins>That's all we know.</ins>
+"""
 
 
 def routes(api: Api) -> list[web.RouteDef]:
-    """One a call, and one for what is not served."""
-    served = [web.route(call.verb, call.path, _handler(api, call)) for call in CALLS]
-    return [*served, web.route("*", "/v2{rest:.*}", _unknown_call)]
+    """One route for all calls; a path or method that no call has is answered with Google's page."""
+    return [web.route("*", "/v2{rest:.*}", _handler(api))]
 
 
-def _handler(api: Api, call: Call) -> Callable[[web.Request], Any]:
+def _handler(api: Api) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(http: web.Request) -> web.Response:
-        try:
-            response = api.perform(call, _request(call, http, await _body(http) if call.body else b""))
-        except CallError as error:
-            return _error(error)
-        numbers = "enum-encoding=int" in http.query_string
-        return web.json_response(text=json_format.MessageToJson(response, use_integers_for_enums=numbers))
+        verb = http.headers.get("X-HTTP-Method-Override", http.method) if http.method == "POST" else http.method
+        for call in CALLS:
+            match = call.path.fullmatch(http.path)
+            if match and verb == call.verb:
+                return await _answer(api, call, match[1], http)
+        page = _NOT_FOUND_PAGE.format(escape(http.path))
+        return web.Response(status=404, text=page, content_type="text/html")
 
     return answer
+
+
+async def _answer(api: Api, call: Call, resource: str, http: web.Request) -> web.Response:
+    status = 200
+    try:
+        request = parse_request(call, resource, list(http.query.items()), await _body(http) if call.body else b"")
+        numbers = http.query.get("$alt", http.query.get("alt", "")).endswith("enum-encoding=int")
+        answer = _json(api.perform(call, request), use_integers_for_enums=numbers)
+        if "fields" in http.query or "$fields" in http.query:
+            answer = _partial(answer, http.query.get("fields") or http.query["$fields"])
+    except CallError as error:
+        status = _HTTP_STATUS.get(error.code, 500)
+        answer = {"error": {"code": status, **_json(error.status())}}
+        answer["error"]["status"] = error.code
+        if "details" in answer["error"]:
+            answer["error"]["details"] = answer["error"].pop("details")
+    if http.query.get("prettyPrint", http.query.get("$prettyPrint", "")) in ("false", "0"):
+        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    else:
+        text = json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
+    return web.Response(status=status, text=text, content_type="application/json", charset="utf-8")
 
 
 async def _body(http: web.Request) -> bytes:
     try:
         return await http.read()
     except web.HTTPRequestEntityTooLarge:
-        raise CallError("INVALID_ARGUMENT", "Request payload size exceeds the limit.") from None
+        raise invalid("Request payload size exceeds the limit.") from None
 
 
-def _request(call: Call, http: web.Request, body: bytes) -> Message:
-    try:
-        payload = json.loads(body or b"{}")
-        if not isinstance(payload, dict):
-            raise CallError("INVALID_ARGUMENT", "Invalid JSON payload received. Root element must be a message.")
-        fields: dict[str, Any] = payload if call.body == "*" else {call.body: payload} if call.body else {}
-        for key, value in (*http.query.items(), (call.field, http.match_info["resource"])):
-            if key not in _SYSTEM_PARAMETERS:
-                *parents, leaf = key.split(".")
-                within = fields
-                for parent in parents:
-                    within = within.setdefault(parent, {})
-                within[leaf] = value
-        _check_bytes(fields, call.request.DESCRIPTOR)
-        return json_format.ParseDict(fields, call.request())
-    except (AttributeError, TypeError, ValueError, RecursionError, json_format.ParseError) as error:
-        raise CallError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
+def _json(message: Message, *, use_integers_for_enums: bool = False) -> dict[str, Any]:
+    """A message in proto3's JSON; numbers without a fraction are printed without one."""
+    found = json_format.MessageToDict(message, use_integers_for_enums=use_integers_for_enums)
+    return _whole(found)  # type: ignore[no-any-return]
 
 
-def _error(error: CallError) -> web.Response:
-    status = _HTTP_STATUS[error.code]
-    return web.json_response({"error": {"code": status, "message": error.message, "status": error.code}}, status=status)
+def _whole(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-async def _unknown_call(http: web.Request) -> web.Response:
-    return _error(CallError("UNIMPLEMENTED", f"{http.method} {http.path} is not served here"))
+def _partial(answer: dict[str, Any], fields: str) -> dict[str, Any]:
+    """The part of an answer that `fields` selects, as in `name,rateLimits(maxBurstSize),tasks/name`."""
+    tokens = re.findall(r"[^,()/\s]+|[,()/]", fields)
+    mask, rest = _field_mask(tokens)
+    if rest or not mask:
+        raise invalid(f"Request contains an invalid argument. Invalid field selection {fields}")
+    return _selected(answer, mask)  # type: ignore[no-any-return]
 
 
-def _check_bytes(fields: dict[str, Any], message: Descriptor) -> None:
-    """Raises ValueError for bytes that are no base64: the parser would skip what it cannot read."""
-    for key, value in fields.items():
-        field = message.fields_by_camelcase_name.get(key) or message.fields_by_name.get(key)
-        if field is not None and field.type == FieldDescriptor.TYPE_BYTES and isinstance(value, str):
-            text = value.replace("-", "+").replace("_", "/").rstrip("=")
-            try:
-                base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-            except ValueError:
-                raise ValueError(f"Base64 decoding failed for {key!r}") from None
-        elif field is not None and field.message_type and not field.message_type.GetOptions().map_entry:
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, dict):
-                    _check_bytes(each, field.message_type)
+def _field_mask(tokens: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The fields up to a closing parenthesis, with the fields below each; and the tokens that are left."""
+    mask: dict[str, Any] = {}
+    while tokens and tokens[0] not in (")", ",", "/", "("):
+        below, path = mask, [tokens[0]]
+        tokens = tokens[1:]
+        while len(tokens) > 1 and tokens[0] == "/":
+            path.append(tokens[1])
+            tokens = tokens[2:]
+        for name in path:
+            below = below.setdefault(name, {})
+        if tokens and tokens[0] == "(":
+            inner, tokens = _field_mask(tokens[1:])
+            below.update(inner)
+            if not tokens or tokens[0] != ")":
+                return {}, ["("]
+            tokens = tokens[1:]
+        if not tokens or tokens[0] != ",":
+            break
+        tokens = tokens[1:]
+    return mask, tokens
+
+
+def _selected(value: Any, mask: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+    if not mask or not isinstance(value, dict | list):
+        return value
+    if isinstance(value, list):
+        return [_selected(each, mask) for each in value]
+    names = {re.sub(r"_([a-z])", lambda match: match[1].upper(), name): below for name, below in mask.items()}
+    kept = {name: names.get(name, names.get("*")) for name in value if name in names or "*" in names}
+    return {name: _selected(value[name], below or {}) for name, below in kept.items()}

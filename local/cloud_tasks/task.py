@@ -8,77 +8,74 @@ from urllib.parse import quote, urlsplit
 
 from google.cloud.tasks_v2 import types
 
-from local.cloud_tasks.messages import CallError, Message, TaskMessage, microseconds
-from local.cloud_tasks.queue_config import complete_retries
+from local.cloud_tasks.messages import CallError, Message, TaskMessage, invalid, microseconds, pacific_time
+from local.cloud_tasks.queue_config import check_token, complete_retries, duration_nanoseconds
 
-MAX_TASK_BYTES = 1024 * 1024
+MAX_TASK_BYTES = 1024 * 1024 - 7
+"""Of the task as it is stored here; recorded: the service takes a body that makes it so long, and not one byte more."""
 MAX_SCHEDULE_AHEAD_SECONDS = 30 * 24 * 3600
+YEAR_10000 = 253_402_300_800
 MAX_URL_LENGTH = 2083
 MAX_HEADERS_BYTES = 80 * 1024
+MAX_HEADER_BYTES = 8192
+"""Of one header line, its CRLF included."""
 DEFAULT_DEADLINE, MIN_DEADLINE, MAX_DEADLINE = 600_000, 15_000, 1_800_000
 """Milliseconds that an attempt may take."""
 
-_REPLACED_HEADER = re.compile(r"(?i)host|content-length|user-agent|x-google-.*|x-appengine-.*|x-cloudtasks-.*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DROPPED_HEADER = re.compile(
+    r"(?i)host|content-length|connection|keep-alive|proxy-authorization|proxy-connection|te|transfer-encoding|upgrade"
+    r"|via|accept-encoding|x-forwarded-for|from|user-agent|x-google|x-google-.*|x-appengine-.*",
+    re.DOTALL,
+)
+_HEADER_NAME = re.compile(r"[\x21-\x39\x3b-\x7e]+")
+_HEADER_VALUE = re.compile(r"[\t\n\r\x20-\x7e]+")
 BODY_METHODS = ("POST", "PUT", "PATCH")
 # as plain numbers: the client's own enumerations take longer to compare than a task to store
-_METHODS = {int(method): method.name for method in iter(types.HttpMethod)}
+_METHODS = {int(method): method.name for method in iter(types.HttpMethod) if method}
 _POST = int(types.HttpMethod.POST)
-_BASIC, _FULL = int(types.Task.View.BASIC), int(types.Task.View.FULL)
+_UNSPECIFIED, BASIC, FULL = 0, int(types.Task.View.BASIC), int(types.Task.View.FULL)
+_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+DEFAULT_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
-def new_task(given: Message, name: str, now: float, account_exists: Callable[[str, str], bool]) -> Message:
-    """The task to store, out of the one given; raises CallError where the service refuses it.
+def new_task(
+    requested: Message, name: str, queue: Message, now: float, account_exists: Callable[[str, str], bool]
+) -> Message:
+    """The task to store for the requested one, in its queue; raises CallError where the service refuses it.
 
     `account_exists`: whether a queue of a project may sign in as an e-mail. The texts of errors are the service's own
     where a recorded answer gives them."""
-    if given.HasField("app_engine_http_request"):
+    if requested.HasField("app_engine_http_request"):
         raise CallError("UNIMPLEMENTED", "App Engine tasks are not served here; create an HTTP task")
-    if not given.HasField("http_request"):
-        raise CallError("INVALID_ARGUMENT", "Task must have a payload: one of http_request.")
-    http = given.http_request
-    _check_url(http.url)
-    if any(_CONTROL.search(text) for header in http.headers.items() for text in header):
-        raise CallError("INVALID_ARGUMENT", "HttpRequest.headers must not contain control characters.")
-    if sum(len(text.encode()) for header in http.headers.items() for text in header) >= MAX_HEADERS_BYTES:
-        raise CallError("INVALID_ARGUMENT", "HttpRequest.headers must be smaller than 80 KB.")
-    method = http.http_method or _POST
-    if method not in _METHODS:
-        raise CallError("INVALID_ARGUMENT", f"HttpRequest.httpMethod {method} is not known.")
-    if http.body and _METHODS[method] not in BODY_METHODS:
-        raise CallError("INVALID_ARGUMENT", "HTTP Body is only allowed with methods POST, PUT, PATCH.")
-    if http.HasField("oauth_token"):
-        raise CallError("UNIMPLEMENTED", "OAuth tokens are for Google's own APIs; use an OIDC token")
-    email = http.oidc_token.service_account_email
-    if email and not account_exists(name.split("/")[1], email):
-        text = 'The principal lacks IAM permission "iam.serviceAccounts.actAs" for the resource'
-        raise CallError("PERMISSION_DENIED", f'{text} "{email}" (or the resource may not exist).')
+    if not requested.HasField("http_request"):
+        raise invalid("Task.payload_type is not set.")
     task = TaskMessage(name=name)
-    task.http_request.CopyFrom(http)
-    task.http_request.http_method = method
-    task.http_request.headers.clear()
-    task.http_request.headers.update({**sent_headers(http.headers), "User-Agent": "Google-Cloud-Tasks"})
-    if given.HasField("retry_config"):
-        task.retry_config.CopyFrom(given.retry_config)
+    http = task.http_request
+    http.CopyFrom(requested.http_request)
+    _check_url(http.url)
+    if http.http_method not in _METHODS:
+        http.http_method = _POST
+    if http.body and _METHODS[http.http_method] not in BODY_METHODS:
+        raise invalid("Body can only be set if the http_method is POST, PUT, or PATCH.")
+    if sum(len(text.encode()) for header in http.headers.items() for text in header) >= MAX_HEADERS_BYTES:
+        raise invalid("HttpRequest.headers must be smaller than 80 KB.")
+    headers = kept_headers(http.headers)
+    http.headers.clear()
+    http.headers.update({**headers, "User-Agent": "Google-Cloud-Tasks"})
+    _set_token(http, queue, account_exists)
+    if requested.HasField("retry_config"):
+        task.retry_config.CopyFrom(requested.retry_config)
         complete_retries(task.retry_config)
-    deadline = given.dispatch_deadline.ToMilliseconds() if given.HasField("dispatch_deadline") else DEFAULT_DEADLINE
+    deadline = DEFAULT_DEADLINE
+    if requested.HasField("dispatch_deadline"):
+        deadline = duration_nanoseconds(requested.dispatch_deadline) // 1_000_000
     if not MIN_DEADLINE <= deadline <= MAX_DEADLINE:
-        raise CallError("INVALID_ARGUMENT", "Task.dispatchDeadline must be between [15s, 30m].")
+        raise invalid("Task.dispatchDeadline must be between [15s, 30m].")
     task.dispatch_deadline.FromMilliseconds(deadline)
-    due = microseconds(now)
-    if given.HasField("schedule_time"):
-        due = max(due, given.schedule_time.seconds * 1_000_000 + given.schedule_time.nanos // 1000)
-    if due - microseconds(now) > MAX_SCHEDULE_AHEAD_SECONDS * 10**6:
-        at = given.schedule_time.ToJsonString()
-        raise CallError(
-            "INVALID_ARGUMENT",
-            f"The Task.scheduleTime, {at}, is too far in the future. "
-            "Schedule time must be no more than 720h in the future.",
-        )
-    task.schedule_time.FromMicroseconds(due)
+    task.schedule_time.FromMicroseconds(_due(requested, microseconds(now)))
     task.create_time.FromSeconds(int(now))
     if task.ByteSize() > MAX_TASK_BYTES:
-        raise CallError("INVALID_ARGUMENT", "Task size too large")
+        raise invalid("Task size too large")
     return task
 
 
@@ -86,30 +83,82 @@ def view(task: Message, wanted: int) -> Message:
     """The task as a response shows it: the body only in the FULL view."""
     shown = TaskMessage()
     shown.CopyFrom(task)
-    shown.view = _FULL if wanted == _FULL else _BASIC
-    if shown.view == _BASIC:
+    shown.view = BASIC if wanted == _UNSPECIFIED else wanted if wanted in (BASIC, FULL) else _UNSPECIFIED
+    if shown.view != FULL:
         shown.http_request.ClearField("body")
     return shown
 
 
-def sent_headers(given: Mapping[str, str]) -> dict[str, str]:
-    """Those that leave as they are; the service sets or drops the others."""
-    return {key: value for key, value in given.items() if not _REPLACED_HEADER.fullmatch(key)}
+def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a task that the service keeps, as it keeps them."""
+    kept = {}
+    for name, text in headers.items():
+        value = text.partition("\0")[0]
+        if _DROPPED_HEADER.fullmatch(name) or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            continue
+        if len(f"{name}: {value}\r\n") <= MAX_HEADER_BYTES:
+            kept[name] = value.replace("\r", "_").replace("\n", "_")
+    return kept
+
+
+def _set_token(http: Message, queue: Message, account_exists: Callable[[str, str], bool]) -> None:
+    """Check the task's token, replace it by the queue's, and fill in its audience or scope; raises CallError."""
+    kind = http.WhichOneof("authorization_header")
+    if kind:
+        token = getattr(http, kind)
+        check_token(token)
+        if not account_exists(queue.name.split("/")[1], token.service_account_email):
+            text = 'The principal lacks IAM permission "iam.serviceAccounts.actAs" for the resource'
+            email = token.service_account_email
+            raise CallError("PERMISSION_DENIED", f'{text} "{email}" (or the resource may not exist).')
+    of_queue = queue.http_target.WhichOneof("authorization_header")
+    if of_queue:
+        kind = of_queue
+        getattr(http, kind).CopyFrom(getattr(queue.http_target, kind))
+    if not kind:
+        return
+    parts = urlsplit(http.url)
+    if kind == "oauth_token":
+        if not (parts.hostname or "").endswith(".googleapis.com"):
+            raise invalid(
+                'Invalid url for HttpRequest.oauth_token. The hostname in the url must end with ".googleapis.com"'
+            )
+        http.oauth_token.scope = http.oauth_token.scope or DEFAULT_SCOPE
+    else:
+        http.oidc_token.audience = http.oidc_token.audience or http.url
+    if parts.scheme.lower() == "http" and parts.hostname not in _LOCAL_HOSTS:
+        raise invalid("HttpRequest.url must start with 'https://' for request with HttpRequest.authorization_header")
+
+
+def _due(requested: Message, now: int) -> int:
+    """When the task is to be dispatched, in microseconds; raises CallError."""
+    if not requested.HasField("schedule_time"):
+        return now
+    seconds, nanos = requested.schedule_time.seconds, requested.schedule_time.nanos
+    if seconds >= YEAR_10000 or not 0 <= nanos <= 999_999_999:
+        raise invalid()
+    due = max(now, int(seconds * 1_000_000 + nanos // 1000))
+    if due - now > MAX_SCHEDULE_AHEAD_SECONDS * 10**6:
+        raise invalid(
+            f"The Task.scheduleTime, {pacific_time(seconds, nanos)}, is too far in the future. "
+            "Schedule time must be no more than 720h in the future."
+        )
+    return due
 
 
 @functools.lru_cache(maxsize=64)  # the tasks of a queue mostly have the same
 def _check_url(url: str) -> None:
-    """Raises CallError for what the service does not take as a URL."""
+    """Raise the CallError of a URL that the service does not take."""
     if not url:
-        raise CallError("INVALID_ARGUMENT", "HttpRequest.url is required.")
+        raise invalid("HttpRequest.url is required.")
     if not re.match(r"https?://[^/?#]", url):
-        raise CallError("INVALID_ARGUMENT", "HttpTarget.url must start with 'http://' or 'https://'.")
+        raise invalid("HttpTarget.url must start with 'http://' or 'https://'.")
     if len(quote(url, safe=string.punctuation)) > MAX_URL_LENGTH:
-        raise CallError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {MAX_URL_LENGTH} characters long.")
+        raise invalid(f"HttpRequest.url must be at most {MAX_URL_LENGTH} characters long.")
     try:
         parts = urlsplit(url)
         valid = (parts.port or 0) >= 0 and bool((parts.hostname or "").encode("idna"))
     except ValueError:
         valid = False
     if not valid:
-        raise CallError("INVALID_ARGUMENT", f"HttpRequest.url {url!r} is not a valid URL.")
+        raise invalid(f"HttpRequest.url {url!r} is not a valid URL.")

@@ -6,21 +6,31 @@ when it returns. Knows nothing of gRPC, REST or HTTP dispatch: those are api.py 
 
 import contextlib
 import logging
-import re
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from google.cloud.tasks_v2 import types
 from google.protobuf import empty_pb2
+from google.protobuf.message import DecodeError
 
 from local.cloud_tasks.attempt import Attempt, attempt, note_answer
 from local.cloud_tasks.listener import Event, Listener
-from local.cloud_tasks.messages import CallError, Message, TaskMessage, microseconds, page_size
+from local.cloud_tasks.messages import (
+    NOT_FOUND,
+    CallError,
+    Message,
+    TaskMessage,
+    microseconds,
+    page_size,
+    page_start,
+    page_token,
+)
+from local.cloud_tasks.names import check_task_in_queue, split_task
 from local.cloud_tasks.queue_config import retry_config
-from local.cloud_tasks.queues import ENTITY_MISSING, NAME_BLOCKED_SECONDS, Queues
+from local.cloud_tasks.queues import NAME_BLOCKED_SECONDS, Queues
 from local.cloud_tasks.store import Store, StoredTask
-from local.cloud_tasks.task import new_task, view
+from local.cloud_tasks.task import BASIC, FULL, new_task, view
 
 log = logging.getLogger("local.cloud_tasks.tasks")
 
@@ -39,16 +49,8 @@ TASK_ENDED = (
     "The task no longer exists, though a task with this name existed recently. "
     "The task either successfully completed or was deleted."
 )
-TASK_NAME_INVALID = (
-    'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>/tasks/<TASK_ID>"'
-)
-TASK_ID_INVALID = (
-    'Task ID "{}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or underscores (_). '
-    "Task ID must between 1 and 500 characters."
-)
-
-_TASK_PATH = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks/([^/]*)")
-_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+LATEST = 253_402_300_799.0
+"""The last second of the year 9999, which a Timestamp can hold: whatever is later is then."""
 
 
 class CloudTasks:
@@ -60,16 +62,19 @@ class CloudTasks:
         clock: Callable[[], float],
         account_exists: Callable[[str, str], bool],
         listeners: Sequence[Listener] = (),
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         """Open the queues of `store` that API calls created; those of the program open when they are declared.
 
-        `clock`: seconds since the epoch. `account_exists`: whether a queue of a project may sign in as an e-mail."""
+        `clock`: seconds since the epoch, for due times. `monotonic`: seconds of a clock that never jumps, for rates and
+        retries; `clock` if left out. `account_exists`: whether a queue of a project may sign in as an e-mail."""
         self._store = store
         self._clock = clock
+        self._monotonic = monotonic or clock
         self._account_exists = account_exists
         self._listeners = listeners
         store.forget_names(clock())
-        self.queues = Queues(store, clock, self._schedule_stored, self._queue_changed)
+        self.queues = Queues(store, clock, self._monotonic, self._schedule_stored, self._queue_changed)
         self.queues.reopen()
 
     def _queue_changed(self, path: str) -> None:
@@ -92,8 +97,11 @@ class CloudTasks:
         for task in interrupted:
             found = self._store.task(path, task)
             assert found is not None
-            message = TaskMessage.FromString(found.message)
-            self._fail(path, found, message, INTERRUPTED_STATUS, self._clock())
+            try:
+                message = TaskMessage.FromString(found.message)
+                self._fail(path, found, message, INTERRUPTED_STATUS, self._clock())
+            except DecodeError:
+                log.exception("The stored task %s of %s cannot be read; it is not sent", task, path)
 
     # Tasks
 
@@ -103,7 +111,8 @@ class CloudTasks:
         return view(task, request.response_view)
 
     def create_tasks(self, requests: Iterable[Message], keep: Callable[[list[Message | CallError]], None]) -> None:
-        """Create each; `keep` is called with what each came to, and what it stores is committed with the tasks."""
+        """Create each task. `keep` is called with the task or the error of each request; what it stores is committed
+        together with the tasks."""
         outcomes: list[Message | CallError] = []
         created = []
         with self._store.transaction():
@@ -120,17 +129,14 @@ class CloudTasks:
             self._announce(*each)
 
     def _store_new(self, request: Message) -> tuple[Message, StoredTask]:
-        path, given = request.parent, request.task
-        self.queues[path]  # must exist
-        if not given.name:
-            task_id = str(secrets.randbelow(9 * 10**18) + 10**18)
+        path, requested = request.parent, request.task
+        if requested.name:
+            task_id = check_task_in_queue(requested.name, path)
         else:
-            queue, task_id = _split(given.name)
-            if queue != path:
-                text = f"The queue name from request ('{path}') must be the same as the queue name in the named task"
-                raise CallError("INVALID_ARGUMENT", f"{text} ('{queue}').")
+            task_id = str(secrets.randbelow(9 * 10**18) + 10**18)
+        queue = self.queues[path].message
         now = self._clock()
-        task = new_task(given, f"{path}/tasks/{task_id}", now, self._account_exists)
+        task = new_task(requested, f"{path}/tasks/{task_id}", queue, now, self._account_exists)
         stored = StoredTask(task_id, task.SerializeToString(), _due(task))
         try:
             if not self._store.add_task(path, stored, now):
@@ -146,15 +152,16 @@ class CloudTasks:
         self._task_changed(Event.CREATED, task)
 
     def get_task(self, request: Message) -> Message:
-        return view(self._task(request.name)[2], request.response_view)
+        return view(self._task(request.name, ended=TASK_ENDED)[2], request.response_view)
 
     def list_tasks(self, request: Message) -> Message:
         self.queues[request.parent]  # must exist
         size = page_size(request, MAX_PAGE)
-        page = self._store.tasks(request.parent, request.page_token, size + 1)
+        page = self._store.tasks(request.parent, page_start(request.parent, request.page_token), size)
+        wanted = FULL if request.response_view == FULL else BASIC
         return ListTasksResponse(
-            tasks=[view(TaskMessage.FromString(stored.message), request.response_view) for stored in page[:size]],
-            next_page_token=page[size - 1].id if len(page) > size else "",
+            tasks=[view(TaskMessage.FromString(stored.message), wanted) for stored in page],
+            next_page_token=page_token(request.parent, (stored.id for stored in page)),
         )
 
     def delete_task(self, request: Message) -> Message:
@@ -162,25 +169,26 @@ class CloudTasks:
         self._end(path, stored.id)
         return empty_pb2.Empty()
 
-    def delete_tasks(self, names: Iterable[str], keep: Callable[[list[CallError | None]], None]) -> None:
-        """Delete each; `keep` is called with what each failed with, and what it stores is committed with the rest."""
-        outcomes: list[CallError | None] = []
-        ended = []
+    def delete_tasks(self, queue: str, names: Iterable[str], keep: Callable[[list[CallError | None]], None]) -> None:
+        """Delete each task of a queue. `keep` is called with the error of each, or None; what it stores is committed
+        together with the deletions. A name that is given twice succeeds or fails twice."""
+        outcomes: dict[str, CallError | None] = {}
+        names = list(names)
         with self._store.transaction():
-            for name in names:
+            for name in dict.fromkeys(names):
                 try:
-                    path, stored, _ = self._task(name)
+                    outcomes[name] = None
+                    task_id = _task_to_delete(name, queue)
+                    self._task(name)
+                    self._store.end_task(queue, task_id, self._clock() + NAME_BLOCKED_SECONDS)
                 except CallError as error:
-                    outcomes.append(error)
-                else:
-                    self._store.end_task(path, stored.id, self._clock() + NAME_BLOCKED_SECONDS)
-                    outcomes.append(None)
-                    ended.append((path, stored.id))
-            keep(outcomes)
-        for path, task_id in ended:
-            self.queues[path].schedule.remove(task_id)
+                    outcomes[name] = error
+            keep([outcomes[name] for name in names])
+        for name in [name for name, error in outcomes.items() if error is None]:
+            self.queues[queue].schedule.remove(split_task(name)[1])
 
     def run_task(self, request: Message) -> Message:
+        self.queues[split_task(request.name)[0]]  # must exist
         path, stored, message = self._task(request.name)
         message = self._begin(path, stored, message)
         queue = self.queues[path]
@@ -188,38 +196,47 @@ class CloudTasks:
         begun = attempt(stored, message, queue.message, forced=True)
         for listener in self._listeners:
             listener.run_requested(begun)
+        message.last_attempt.ClearField("dispatch_time")  # recorded: the answer is given before the dispatch
+        if message.dispatch_count == 1:
+            message.ClearField("first_attempt")
         return view(message, request.response_view)
 
-    def _task(self, name: str) -> tuple[str, StoredTask, Message]:
-        """The queue's path, the stored task and its message."""
-        path, task_id = _split(name)
-        self.queues[path]  # must exist
-        stored = self._store.task(path, task_id)
+    def _task(self, name: str, ended: str = NOT_FOUND) -> tuple[str, StoredTask, Message]:
+        """The queue's path, the task and its message; raises CallError, with the text `ended` for one that ended."""
+        path, task_id = split_task(name)
+        stored = self._store.task(path, task_id) if path in self.queues else None
         if stored is None:
             blocked = self._store.name_blocked(path, task_id, self._clock())
-            raise CallError("NOT_FOUND", TASK_ENDED if blocked else ENTITY_MISSING)
+            raise CallError("NOT_FOUND", ended if blocked else NOT_FOUND)
         return path, stored, TaskMessage.FromString(stored.message)
 
     # Attempts
 
     def next_dispatch(self, path: str) -> float | None:
-        """When `start_attempts` next yields one, other things being equal."""
-        return self.queues[path].schedule.next_dispatch() if path in self.queues else None
+        """When `start_attempts` next yields one, in seconds since the epoch, as far as is known now."""
+        if path not in self.queues:
+            return None
+        return self.queues[path].schedule.next_dispatch(self._clock(), self._monotonic())
 
     def start_attempts(self, path: str) -> list[Attempt]:
-        """The attempts to send now, each already counted."""
+        """The attempts to send now, each already counted. A stored task that cannot be read is left out."""
         if path not in self.queues:
             return []
         queue = self.queues[path]
-        taken = queue.schedule.take(self._clock())
+        taken = queue.schedule.take(self._clock(), self._monotonic())
         attempts = []
         try:
             with self._store.transaction() if taken else contextlib.nullcontext():
                 for task_id in taken:
                     stored = self._store.task(path, task_id)
                     assert stored is not None, f"{path}/tasks/{task_id} is scheduled but not stored"
-                    message = self._begin(path, stored, TaskMessage.FromString(stored.message))
-                    attempts.append(attempt(stored, message, queue.message))
+                    try:
+                        message = self._begin(path, stored, TaskMessage.FromString(stored.message))
+                    except DecodeError:
+                        log.exception("The stored task %s of %s cannot be read; it is not sent", task_id, path)
+                        queue.schedule.finish(task_id)
+                    else:
+                        attempts.append(attempt(stored, message, queue.message))
         except BaseException:
             for task_id in taken:  # nothing was counted, so nothing may leave
                 queue.schedule.finish(task_id)
@@ -228,7 +245,7 @@ class CloudTasks:
         return attempts
 
     def _begin(self, path: str, stored: StoredTask, message: Message) -> Message:
-        """Count an attempt before its request leaves: an attempt that nobody counted could go on for ever."""
+        """Count an attempt before its request leaves, so that a crash cannot repeat it without an end."""
         now = microseconds(self._clock())
         message.dispatch_count += 1
         if message.dispatch_count == 1:
@@ -242,24 +259,27 @@ class CloudTasks:
         return message
 
     def end_attempt(self, attempt: Attempt, status: int) -> None:
-        """Take an attempt's HTTP status, 504 for none in time: the task is done, tried again later, or gone."""
+        """End an attempt by its HTTP status: the task is done, is tried again later, or is gone.
+
+        504 stands for no answer in time, 0 for no HTTP answer at all."""
         path = attempt.queue
         if path not in self.queues:  # deleted meanwhile, and its tasks with it
             return
-        stored = self._store.task(path, attempt.task)
-        if stored is None:  # deleted or purged meanwhile
+        try:
+            stored = self._store.task(path, attempt.task)
+            if stored is None:  # deleted or purged meanwhile
+                return
+            message = TaskMessage.FromString(stored.message)
+            if 200 <= status < 300:
+                self._end(path, attempt.task)
+                self._task_changed(Event.PROCESSED, message)
+            elif attempt.number == message.dispatch_count:  # else a forced run has begun since, and decides
+                now = self._clock()
+                # a forced run is scheduled again from the moment at which it was asked for
+                since = message.last_attempt.dispatch_time.ToMicroseconds() / 1e6 if attempt.forced else now
+                self._fail(path, stored, message, status, since)
+        finally:
             self._free(path, attempt.task)
-            return
-        message = TaskMessage.FromString(stored.message)
-        if 200 <= status < 300:
-            self._end(path, attempt.task)
-            self._free(path, attempt.task)
-            self._task_changed(Event.PROCESSED, message)
-        elif attempt.number == message.dispatch_count:  # else a forced run has begun since, and decides
-            now = self._clock()
-            # a run that somebody forced is scheduled anew from when they did
-            since = message.last_attempt.dispatch_time.ToMicroseconds() / 1e6 if attempt.forced else now
-            self._fail(path, stored, message, status, since)
 
     def _fail(self, path: str, stored: StoredTask, message: Message, status: int, since: float) -> None:
         queue = self.queues[path]
@@ -267,25 +287,23 @@ class CloudTasks:
         config = retry_config(message.retry_config if message.HasField("retry_config") else queue.message.retry_config)
         if config.gives_up(message.dispatch_count, message.first_attempt.dispatch_time.ToMicroseconds() / 1e6, now):
             self._end(path, stored.id)
-            self._free(path, stored.id)
             log.error("Task %s is gone: attempt %d was its last, HTTP %d", message.name, message.dispatch_count, status)
             self._task_changed(Event.GONE, message)
             return
-        retry_at = max(now, since + config.backoff(message.dispatch_count))
+        retry_at = min(LATEST, max(now, since + config.backoff(message.dispatch_count)))
         note_answer(message, status, now)
         message.schedule_time.FromMicroseconds(microseconds(retry_at))
         stored.message = message.SerializeToString()
         stored.due = retry_at
         stored.in_flight = False
-        stored.executions += status < 500
+        stored.executions = message.response_count
         stored.previous_status = status
         self._store.update_task(path, stored)
-        queue.schedule.add(stored.id, retry_at)
-        self._free(path, stored.id)
+        queue.schedule.add(stored.id, retry_at, self._monotonic() + retry_at - now)
         self._task_changed(Event.RETRIED, message)
 
     def _free(self, path: str, task_id: str) -> None:
-        """Give the place of a dispatch to the next one."""
+        """End a dispatch, so that the queue may dispatch another task."""
         self.queues[path].schedule.finish(task_id)
         self._queue_changed(path)
 
@@ -294,14 +312,13 @@ class CloudTasks:
         self.queues[path].schedule.remove(task_id)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """The queue's path and the task's id in a task's name; raises CallError."""
-    match = _TASK_PATH.fullmatch(name)
-    if not match:
-        raise CallError("INVALID_ARGUMENT", TASK_NAME_INVALID)
-    if not _TASK_ID.fullmatch(match[2]):
-        raise CallError("INVALID_ARGUMENT", TASK_ID_INVALID.format(match[2]))
-    return match[1], match[2]
+def _task_to_delete(name: str, queue: str) -> str:
+    """The id of a task of the queue; raises the CallError of BatchDeleteTasks, which has no details."""
+    try:
+        split_task(name)
+    except CallError as error:
+        raise CallError(error.code, f"Invalid task name: {error.message}") from None
+    return check_task_in_queue(name, queue)
 
 
 def _due(task: Message) -> float:

@@ -195,7 +195,7 @@ class _Interceptor(grpc.aio.ServerInterceptor):
 
         async def answer(message: Any, context: Any) -> Any:  # noqa: ANN401 - any message
             request_type = getattr(tasks_v2, f"{name}Request", None)
-            request = request_type(message) if request_type else message
+            request = request_type.deserialize(message) if request_type else message
             received = Received(name, request, context.time_remaining())
             self._serving.received.append(received)
             ask = self._serving.fault

@@ -1,0 +1,126 @@
+"""One attempt's HTTP exchange: the request, and the status of its answer.
+
+Only the status counts, so nothing after the status line can spoil an answer: no header, encoding or length is judged.
+Each request has a connection of its own, so none is sent to a target that has just closed one.
+"""
+
+import asyncio
+import functools
+import re
+import ssl
+from collections.abc import Mapping
+
+from yarl import URL
+
+MAX_REDIRECTS = 10
+LINGER_SECONDS = 5
+"""How long the rest of an answer is read, so that the target can finish it."""
+
+_ENCODED = re.compile(r"[!-~]*")
+"""A URL that is sent as it is; any other is percent-encoded."""
+_STATUS_LINE = re.compile(rb"HTTP/1\.\d +(\d{3})\b")
+_HEAD_BYTES = 1024 * 1024
+_BODY_METHODS = ("POST", "PUT", "PATCH")
+_KEEP_METHOD = (307, 308)
+_REDIRECTS = (301, 302, 303, *_KEEP_METHOD)
+
+
+class NoAnswerError(Exception):
+    """There was no HTTP answer; the message says why."""
+
+
+class Exchanges:
+    """The exchanges of a dispatcher."""
+
+    def __init__(self) -> None:
+        self._lingering: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Close the connections whose answers are still being read."""
+        for task in self._lingering:
+            task.cancel()
+        await asyncio.gather(*self._lingering, return_exceptions=True)
+
+    async def status(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Send a request, follow its redirects and return the last status; raises NoAnswerError."""
+        try:
+            target = URL(url, encoded=_ENCODED.fullmatch(url) is not None)
+            for _ in range(MAX_REDIRECTS):
+                status, location = await self._send(method, target, headers, body)
+                if status not in _REDIRECTS or not location:
+                    break
+                following = target.join(URL(location, encoded=_ENCODED.fullmatch(location) is not None))
+                if following.origin() != target.origin():
+                    headers = {key: value for key, value in headers.items() if key.lower() != "authorization"}
+                target = following
+                if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
+                    method, body = "GET", b""
+                    headers = {key: value for key, value in headers.items() if key.lower() != "content-type"}
+        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+            raise NoAnswerError(str(error) or type(error).__name__) from None
+        return status
+
+    async def _send(self, method: str, target: URL, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
+        """The status of an answer, and the address that it redirects to."""
+        if target.scheme not in ("http", "https") or not target.host:
+            raise ValueError(f"{target} is not an HTTP URL")
+        reader, writer = await asyncio.open_connection(
+            target.host, target.port, ssl=_tls() if target.scheme == "https" else None, limit=_HEAD_BYTES
+        )
+        try:
+            lines = [f"{method} {target.raw_path_qs or '/'} HTTP/1.1", f"Host: {target.host_port_subcomponent}"]
+            lines += [f"{key}: {value}" for key, value in headers.items()]
+            if body or method in _BODY_METHODS:
+                lines.append(f"Content-Length: {len(body)}")
+            lines.append("Connection: close")
+            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+            status = await _status(reader)
+            location = await _location(reader) if status in _REDIRECTS else ""
+        except BaseException:
+            writer.close()
+            raise
+        task = asyncio.create_task(_linger(reader, writer))
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
+        return status, location
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    """The status of the final answer; interim ones (1xx) are skipped."""
+    while line := await reader.readline():
+        match = _STATUS_LINE.match(line)
+        if match is None and line.strip():
+            raise ValueError("the answer is not HTTP/1.1")
+        if match and (match[1] == b"101" or not match[1].startswith(b"1")):
+            return int(match[1])
+        while match and (await reader.readline()).strip():
+            continue
+    raise ConnectionResetError("the target closed the connection without an answer")
+
+
+async def _location(reader: asyncio.StreamReader) -> str:
+    try:
+        while line := (await reader.readline()).strip():
+            name, _, value = line.partition(b":")
+            if name.strip().lower() == b"location":
+                return value.strip().decode(errors="replace")
+    except (OSError, ValueError):
+        return ""  # the status stands all the same
+    return ""
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read the rest of the answer, and close the connection."""
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while await reader.read(65536):
+                continue
+    except (OSError, TimeoutError):
+        return
+    finally:
+        writer.close()
