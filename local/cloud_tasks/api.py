@@ -26,9 +26,11 @@ log = logging.getLogger("local.cloud_tasks.api")
 
 MAX_CALL_SECONDS = 30
 """The service refuses a call whose deadline is further ahead."""
+_ROUNDING_SECONDS = 0.5
+"""By how much gRPC may round a deadline up."""
 _ROUTING = "x-goog-request-params"
-_ROUTING_FIELDS = {"GetCmekConfig": "cmek_config.name"}
-"""Where the field of the routing header is not that of the resource."""
+ROUTING_FIELDS = {"GetCmekConfig": "cmek_config.name"}
+"""The fields of routing headers that differ from those of the resource."""
 
 
 class Api:
@@ -119,14 +121,14 @@ def _request(call: Call, body: bytes, context: "grpc.aio.ServicerContext[bytes, 
     except DecodeError:
         raise invalid() from None
     left = context.time_remaining()
-    if left is not None and left > MAX_CALL_SECONDS:
+    if left is not None and left > MAX_CALL_SECONDS + _ROUNDING_SECONDS:
         seconds, fraction = divmod(time.time() + min(left, 10**9), 1)
         deadline = pacific_time(int(seconds), int(fraction * 10**9))
         raise invalid(
             f"The request deadline is {deadline}. The deadline cannot be more than {MAX_CALL_SECONDS}s in the future."
         )
     if call.service == SERVICE:
-        field = _ROUTING_FIELDS.get(call.name, call.field)
+        field = ROUTING_FIELDS.get(call.name, call.field)
         wanted = operator.attrgetter(call.field)(request)
         for key, value in context.invocation_metadata() or ():
             if key == _ROUTING and (field, wanted) in parse_qsl(str(value), keep_blank_values=True):

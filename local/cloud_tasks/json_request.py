@@ -131,7 +131,7 @@ def _message(
     for name, value in payload.items():
         field = _field(message, name)
         if field is None:
-            text = f'Invalid JSON payload received. Unknown name "{_shown(name)}"{_at(path)}: Cannot find field.'
+            text = f"Invalid JSON payload received. Unknown name {_shown(name)}{_at(path)}: Cannot find field."
             violations.append((path, text))
         elif value is not None:
             below = f"{path}.{field.name}" if path else field.name
@@ -245,9 +245,7 @@ def _integer(value: Any, bits: int) -> tuple[Any, bool]:  # noqa: ANN401 - any J
 
 def _double(value: Any) -> tuple[Any, bool]:  # noqa: ANN401 - any JSON
     if isinstance(value, str):
-        if not re.fullmatch(r"-?(\d+(\.\d*)?([eE][+-]?\d+)?|Infinity)|NaN", value):
-            return value, False
-        return float(value), True
+        return value, re.fullmatch(r"-?(\d+(\.\d*)?([eE][+-]?\d+)?|Infinity)|NaN", value) is not None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value, False
     try:

@@ -69,10 +69,10 @@ async def _answer(api: Api, call: Call, resource: str, http: web.Request) -> web
             answer = _partial(answer, http.query.get("fields") or http.query["$fields"])
     except CallError as error:
         status = _HTTP_STATUS.get(error.code, 500)
-        answer = {"error": {"code": status, **_json(error.status())}}
-        answer["error"]["status"] = error.code
-        if "details" in answer["error"]:
-            answer["error"]["details"] = answer["error"].pop("details")
+        details = _json(error.status()).get("details")
+        answer = {"error": {"code": status, "message": error.message, "status": error.code}}
+        if details:
+            answer["error"]["details"] = details
     if http.query.get("prettyPrint", http.query.get("$prettyPrint", "")) in ("false", "0"):
         text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
     else:

@@ -21,17 +21,24 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2 import CloudTasksAsyncClient, CloudTasksClient
 from google.cloud.tasks_v2.services.cloud_tasks import transports
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from local.cloud_tasks import rest
 from local.cloud_tasks.api import Api
 from local.cloud_tasks.attempt import Attempt
 from local.cloud_tasks.batches import Batches
 from local.cloud_tasks.calls import CALLS
+from local.cloud_tasks.dispatch import Dispatcher
 from local.cloud_tasks.listener import Event, Listener
 from local.cloud_tasks.messages import QueueMessage
 from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
+from local.faults import Faults
+from local.identity import Identity, new_key
+from tests.local.running import wait_for
 
+KEY = new_key()
+ISSUER = "https://issuer.example"
 PROJECT = "shop"
 LOCATION = f"projects/{PROJECT}/locations/us-central1"
 ACCOUNT = f"invoker@{PROJECT}.iam.gserviceaccount.com"
@@ -77,6 +84,23 @@ def no_fault(_: Received) -> Fault | None:
     return None
 
 
+class PatientDispatcher(Dispatcher):
+    """Sends an attempt when it is told to, and waits a tenth of its deadline."""
+
+    def __init__(self, identity: Identity, clock: Callable[[], float], faults: Faults) -> None:
+        super().__init__(identity, clock, faults, lambda: None)
+
+    def queue_changed(self, queue: str) -> None:
+        """Nothing is sent at its time: a test asks for it."""
+
+    async def deliver(self, attempt: Attempt) -> None:
+        """Send an attempt, and take its answer."""
+        await self._deliver(dataclasses.replace(attempt, deadline=attempt.deadline / 10))
+
+    def run_requested(self, attempt: Attempt) -> None:
+        super().run_requested(dataclasses.replace(attempt, deadline=attempt.deadline / 10))
+
+
 class Serving(Listener):
     """The service on a thread of its own: `with Serving() as service`. A test may set `now` and `fault` at any time."""
 
@@ -119,7 +143,11 @@ class Serving(Listener):
         async with contextlib.AsyncExitStack() as stack:
             folder = self._folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             store = stack.enter_context(contextlib.closing(Store(folder / "state.sqlite")))
-            self._tasks = CloudTasks(store, lambda: self.now, self._account_exists, (self,))
+            identity = Identity(ISSUER, PROJECT, [ACCOUNT], KEY, lambda: self.now)
+            self._dispatcher = PatientDispatcher(identity, lambda: self.now, Faults(None, folder / "faults.jsonl"))
+            self._tasks = CloudTasks(store, lambda: self.now, self._account_exists, (self, self._dispatcher))
+            self._dispatcher.start(self._tasks)
+            stack.push_async_callback(self._dispatcher.stop, 0)
             for path, grants in self._declared.items():
                 self._tasks.queues.declare(QueueMessage(name=path), grants)
             api = Api(self._tasks, Batches(self._tasks, store, lambda: self.now), self._member)
@@ -172,6 +200,15 @@ class Serving(Listener):
 
         return self.do(begin)
 
+    def deliver(self, queue: str) -> None:
+        """Advance the clock to the queue's next dispatch, send that attempt over HTTP and take its answer."""
+        delivery = self._dispatcher.deliver(self.dispatch(queue))
+        asyncio.run_coroutine_threadsafe(delivery, self._loop).result(PATIENCE)
+
+    def wait_for(self, condition: Callable[[CloudTasks], bool]) -> None:
+        """Wait until a condition holds."""
+        wait_for(lambda: self.do(condition), lambda: "the condition never held")
+
     def answer(self, attempt: Attempt, status: int) -> None:
         """End an attempt with an HTTP status."""
         self.do(lambda tasks: tasks.end_attempt(attempt, status))
@@ -195,7 +232,9 @@ class _Interceptor(grpc.aio.ServerInterceptor):
 
         async def answer(message: Any, context: Any) -> Any:  # noqa: ANN401 - any message
             request_type = getattr(tasks_v2, f"{name}Request", None)
-            request = request_type.deserialize(message) if request_type else message
+            request: Any = message
+            with contextlib.suppress(DecodeError):
+                request = request_type.deserialize(message) if request_type else message
             received = Received(name, request, context.time_remaining())
             self._serving.received.append(received)
             ask = self._serving.fault

@@ -15,7 +15,7 @@ from local.cloud_tasks.attempt import Attempt
 from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.messages import CallError, Message, QueueMessage
 from local.cloud_tasks.queues import QUEUE_BLOCKED_SECONDS
-from local.cloud_tasks.store import Store
+from local.cloud_tasks.store import Store, StoredQueue
 from local.cloud_tasks.tasks import CloudTasks
 
 PARENT = "projects/other/locations/europe-west1"
@@ -171,12 +171,11 @@ def test_a_forced_run_is_retried_a_backoff_after_it_was_asked_for(service: Servi
 @pytest.mark.parametrize(
     ("override", "url"),
     [
-        ({}, "http://task.example/own?a=1"),
         ({"host": "q.example"}, "http://q.example/own?a=1"),
         ({"scheme": "HTTPS", "port": "8443"}, "https://task.example:8443/own?a=1"),
         ({"pathOverride": {"path": "/q"}, "queryOverride": {"queryParams": "b=2"}}, "http://task.example/q?b=2"),
         ({"pathOverride": {}, "queryOverride": {}}, "http://task.example"),
-        ({"host": "::1", "port": "80"}, "http://[::1]:80/own?a=1"),
+        ({"pathOverride": {"path": "q"}, "queryOverride": {"queryParams": "?b=2"}}, "http://task.example/q?b=2"),
         ({"host": "q.example", "uriOverrideEnforceMode": "IF_NOT_EXISTS"}, "http://task.example/own?a=1"),
         ({"port": "81", "uriOverrideEnforceMode": "IF_NOT_EXISTS"}, "http://task.example:81/own?a=1"),
         ({"pathOverride": {"path": "/q"}, "uriOverrideEnforceMode": "IF_NOT_EXISTS"}, "http://task.example/own?a=1"),
@@ -197,31 +196,73 @@ def test_if_not_exists_fills_in_what_the_tasks_url_leaves_out(service: Service) 
     assert service.dispatch().url == "http://task.example/q?b=2"
 
 
-def test_the_queues_method_headers_and_token_replace_the_tasks_even_of_one_that_waits(service: Service) -> None:
+def test_a_queues_method_and_headers_reach_waiting_tasks_and_its_token_later_ones(
+    service: Service,
+) -> None:
     service.make()
     token = {"service_account_email": "task@other.iam.gserviceaccount.com", "audience": "task"}
-    service.create(http_request={"headers": {"x-own": "task", "X-Kept": "1"}, "oidc_token": token})
+    own = {"url": "https://task.example", "headers": {"x-own": "task", "X-Kept": "1"}, "oidc_token": token, "body": b""}
+    service.create("before", http_request=own)
     service.update(
         "http_target",
         httpTarget={
             "httpMethod": "GET",
-            "headerOverrides": [
-                {"header": {"key": "X-Own", "value": "queue"}},
-                {"header": {"key": "X-CloudTasks-TaskName", "value": "forged"}},
-            ],
+            "headerOverrides": [{"header": {"key": "X-Own", "value": "queue"}}],
             "oidcToken": {"serviceAccountEmail": "queue@other.iam.gserviceaccount.com", "audience": "queue"},
         },
     )
-    attempt = service.dispatch()
-    assert (attempt.method, attempt.body) == ("GET", b"")
-    assert (attempt.account, attempt.audience) == ("queue@other.iam.gserviceaccount.com", "queue")
-    assert {
-        key: value for key, value in attempt.headers.items() if key.lower().startswith("x-") and "Cloud" not in key
-    } == {
-        "X-Own": "queue",
-        "X-Kept": "1",
-    }
-    assert attempt.headers["X-CloudTasks-TaskName"] == "t"
+    service.create("later", http_request=own)
+    for task, email in (("before", "task"), ("later", "queue")):
+        service.tasks.run_task(types.RunTaskRequest.pb()(name=f"{QUEUE}/tasks/{task}"))
+        attempt = service.forced[-1]
+        assert (attempt.method, attempt.unsendable) == ("GET", "")
+        assert (attempt.account, attempt.audience) == (f"{email}@other.iam.gserviceaccount.com", email)
+        own_headers = {key: value for key, value in attempt.headers.items() if "CloudTasks" not in key}
+        assert own_headers == {"X-Own": "queue", "X-Kept": "1", "User-Agent": "Google-Cloud-Tasks"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"minBackoff": "315576000000s", "maxBackoff": "315576000000s"},
+        {"minBackoff": "9000000000s", "maxBackoff": "315576000000s", "maxDoublings": 2147483647},
+        {"maxRetryDuration": "315576000000s", "maxAttempts": -1},
+    ],
+)
+def test_dates_past_the_year_9999_stop_neither_a_queue_nor_the_next_start(
+    service: Service, config: dict[str, Any]
+) -> None:
+    service.make(retryConfig=config, rateLimits={"maxDispatchesPerSecond": 5e-324})
+    service.create("a")
+    service.create("b")
+    service.tasks.end_attempt(service.tasks.start_attempts(QUEUE)[0], 500)
+    service.reopen()
+    assert service.store.open_tasks() == 2
+    assert service.tasks.next_dispatch(QUEUE) is not None
+    service.tasks.start_attempts(QUEUE)
+
+
+def test_a_stored_queue_or_task_that_cannot_be_read_stops_no_other(service: Service) -> None:
+    service.make()
+    service.create("broken")
+    service.create("whole")
+    other = f"{PARENT}/queues/other"
+    with service.store.transaction():
+        service.store._db.execute("UPDATE tasks SET message = x'ff' WHERE id = 'broken'")
+        service.store.put_queue(StoredQueue(other, False, b"\xff", b""))
+    service.reopen()
+    service.now += 1
+    assert [attempt.task for attempt in service.tasks.start_attempts(QUEUE)] == ["whole"]
+    assert other not in service.queues
+
+
+def test_an_unknown_enum_that_an_earlier_version_stored_fails_the_attempt_and_not_the_queue(service: Service) -> None:
+    service.make()
+    queue = service.queues[QUEUE]
+    queue.message.http_target.uri_override.scheme = 9
+    service.create("a")
+    [attempt] = service.tasks.start_attempts(QUEUE)
+    assert "9 is not a valid" in attempt.unsendable
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from local.cloud_tasks.tasks import CloudTasks
 QUEUE = "projects/shop/locations/us-central1/queues/cloud-run-tasks"
 TASK = f"{QUEUE}/tasks/order-1"
 INVOKER = "cloud-tasks-invoker@shop.iam.gserviceaccount.com"
+OIDC = {"service_account_email": INVOKER}
 START = 1_800_000_000.0
 
 
@@ -287,7 +288,7 @@ def test_tasks_are_listed_in_pages_of_their_own_queue(service: Service) -> None:
         request.page_token = page.next_page_token
         if not request.page_token:
             break
-    assert pages == [["t0", "t1"], ["t2", "t3"], ["t4"]]
+    assert pages == [["t0", "t1"], ["t2", "t3"], ["t4"], []]
 
 
 @pytest.mark.parametrize(
@@ -298,15 +299,22 @@ def test_tasks_are_listed_in_pages_of_their_own_queue(service: Service) -> None:
         ({"http_request": {"url": "ftp://h"}}, "INVALID_ARGUMENT", "must start with 'http://' or 'https://'"),
         ({"http_request": {"url": "http://h:99999/"}}, "INVALID_ARGUMENT", "not a valid URL"),
         ({"http_request": {"url": f"http://{'h' * 70}/"}}, "INVALID_ARGUMENT", "not a valid URL"),
-        ({"http_request": {"headers": {"X-A": "a\nb"}}}, "INVALID_ARGUMENT", "control characters"),
-        ({"http_request": {"http_method": 99}}, "INVALID_ARGUMENT", "httpMethod 99"),
-        ({"http_request": {"http_method": "GET"}}, "INVALID_ARGUMENT", "Body is only allowed"),
+        ({"http_request": {"http_method": "GET"}}, "INVALID_ARGUMENT", "Body can only be set if"),
         ({"http_request": {"body": b"x" * 1024 * 1024}}, "INVALID_ARGUMENT", "size too large"),
         ({"dispatch_deadline": "14s"}, "INVALID_ARGUMENT", "dispatchDeadline must be between [15s, 30m]"),
         ({"dispatch_deadline": "1801s"}, "INVALID_ARGUMENT", "dispatchDeadline must be between [15s, 30m]"),
         ({"schedule_time": "2027-02-14T08:00:01Z"}, "INVALID_ARGUMENT", "must be no more than 720h in the future"),
         ({"http_request": {"oidc_token": {"service_account_email": "a@b.c"}}}, "PERMISSION_DENIED", '"a@b.c"'),
-        ({"http_request": {"oauth_token": {"scope": "s"}}}, "UNIMPLEMENTED", "OIDC"),
+        (
+            {"http_request": {"url": "http://h", "oidc_token": OIDC}},
+            "INVALID_ARGUMENT",
+            "start with 'https://' for",
+        ),
+        ({"dispatch_deadline": {"seconds": 2**62}}, "INVALID_ARGUMENT", "an invalid argument"),
+        ({"dispatch_deadline": {"seconds": 20, "nanos": -1}}, "INVALID_ARGUMENT", "an invalid argument"),
+        ({"schedule_time": {"seconds": 2**62}}, "INVALID_ARGUMENT", "an invalid argument"),
+        ({"schedule_time": {"seconds": 1, "nanos": -(2**31)}}, "INVALID_ARGUMENT", "an invalid argument"),
+        ({"retry_config": {"min_backoff": {"seconds": 2**62}}}, "INVALID_ARGUMENT", "an invalid argument"),
     ],
 )
 def test_a_task_that_the_service_refuses_is_not_created(
