@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
@@ -160,7 +161,8 @@ class Cloud:
             f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self._clock
         )
         dispatcher = Dispatcher(identity, self._clock, self._faults, lambda: self._instances.kill_one())
-        self.tasks = CloudTasks(self.store, self._clock, identity.has, (dispatcher, self._listener))
+        listeners = (dispatcher, self._listener)
+        self.tasks = CloudTasks(self.store, self._clock, identity.has, listeners, time.monotonic)
         self._declare_queues()
         batches = Batches(self.tasks, self.store, self._clock)
         api = Api(self.tasks, batches)

@@ -110,9 +110,11 @@ class Serving(Listener):
         member: str = "",
         declared: Mapping[str, Sequence[tuple[str, str]]] | None = None,
         account_exists: Callable[[str, str], bool] = account_exists,
+        *,
+        sends_runs: bool = False,
     ) -> None:
         """`folder`: of the state file; a temporary one if left out. `member`: whose grants count. `declared`: queues
-        by path, with role and member of each grant."""
+        by path, with role and member of each grant. `sends_runs`: what RunTask begins is sent over HTTP."""
         self.now = START
         """The service's clock, in seconds since the epoch."""
         self.fault: Callable[[Received], Fault | None] = no_fault
@@ -125,6 +127,7 @@ class Serving(Listener):
         """Addresses, `127.0.0.1:PORT`."""
         self._folder, self._member, self._declared = folder, member, declared or {}
         self._account_exists = account_exists
+        self._sends_runs = sends_runs
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
 
@@ -145,7 +148,8 @@ class Serving(Listener):
             store = stack.enter_context(contextlib.closing(Store(folder / "state.sqlite")))
             identity = Identity(ISSUER, PROJECT, [ACCOUNT], KEY, lambda: self.now)
             self._dispatcher = PatientDispatcher(identity, lambda: self.now, Faults(None, folder / "faults.jsonl"))
-            self._tasks = CloudTasks(store, lambda: self.now, self._account_exists, (self, self._dispatcher))
+            listeners = (self, self._dispatcher) if self._sends_runs else (self,)
+            self._tasks = CloudTasks(store, lambda: self.now, self._account_exists, listeners)
             self._dispatcher.start(self._tasks)
             stack.push_async_callback(self._dispatcher.stop, 0)
             for path, grants in self._declared.items():

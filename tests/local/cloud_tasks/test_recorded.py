@@ -1225,7 +1225,7 @@ def rest_runs_batches(c: Recording) -> None:
 
 @pytest.fixture
 def service() -> Iterator[Serving]:
-    with Serving() as service:
+    with Serving(sends_runs=True) as service:
         yield service
 
 
