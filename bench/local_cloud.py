@@ -259,12 +259,13 @@ async def _create(port: int, batch: int) -> float:
         calls = [types.BatchCreateTasksRequest.pb()(parent=QUEUE, requests=b).SerializeToString() for b in batches]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary(f"/google.cloud.tasks.v2.CloudTasks/{name}")
-        await call(calls.pop())
+        routing = (("x-goog-request-params", f"parent={QUEUE}"),)
+        await call(calls.pop(), metadata=routing)
         left = iter(calls)
 
         async def work() -> None:
             for request in left:
-                await call(request)
+                await call(request, metadata=routing)
 
         start = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
