@@ -1,4 +1,4 @@
-"""What the tests need of the machine: a PostgreSQL of their own, and the image of the handler."""
+"""Fixtures for all tests: a PostgreSQL server, and the image of the handler."""
 
 import os
 import pwd
@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 from local.program import ROOT
 
 PATIENCE = 30
-"""Seconds that it may take to start or to end."""
+"""Seconds that PostgreSQL may take to start or to end."""
 
 # In the background of a script a process ignores Ctrl-C, and so would all that the tests start and end with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,17 +26,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL of our own, up to the database's name."""
+    """Starts a PostgreSQL server, and yields its URL without a database name."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     if not found:
         pytest.skip("no PostgreSQL under /usr/lib/postgresql: apt-get install postgresql")
     binaries = found[-1]
-    # It refuses to run as root.
+    # PostgreSQL refuses to run as root.
     account = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     other: dict[str, Any] = {}
     if account.pw_uid != os.geteuid():
         other = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    # Not pytest's own folder, which nobody else may enter.
+    # Not in pytest's folder, which no other user may enter.
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
     try:
         os.chown(folder, account.pw_uid, account.pw_gid)
@@ -76,7 +76,7 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture
 def postgresql_url(postgresql: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A new database of PostgreSQL."""
+    """Creates a database for one test, and yields its URL."""
     name = re.sub(r"\W", "_", request.node.name.lower())[:50]
     engine = create_engine(
         f"{postgresql}postgres".replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
@@ -90,7 +90,7 @@ def postgresql_url(postgresql: str, request: pytest.FixtureRequest) -> Iterator[
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The id of the handler's image, built on this machine."""
+    """Builds the handler's image, and returns its id."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "ps"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no Docker daemon answers: install Docker and start it")

@@ -1,4 +1,4 @@
-"""The real engine needs its command line; everything else is our own."""
+"""Runs the program with Pulumi's real engine, which needs the Pulumi CLI, and stand-ins for the providers."""
 
 import contextlib
 import logging
@@ -48,12 +48,12 @@ def deploy(cloud: Cloud, tmp_path: Path) -> Iterator[Deploy]:
             return ended.enter_context(contextlib.closing(Deployment(stack, providers, tmp_path, program)))
 
         yield deploy
-    asyncio.setLevel(level)  # the automation API silences it for good
+    asyncio.setLevel(level)  # the automation API raised it and never restores it
 
 
 @pytest.fixture(scope="session")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The policy pack as a program, which the engine starts itself: the language host that could is not needed."""
+    """Returns the policy pack as a program that the engine starts itself, without a language host."""
     folder = tmp_path_factory.mktemp("policies")
     shutil.copy(ROOT / "policy" / "PulumiPolicy.yaml", folder)
     pack = folder / "pack"

@@ -1,4 +1,4 @@
-"""One stack of the program under the real engine: its own folder, state and settings; the providers are stood in for.
+"""One stack of the program under the real engine, with its own folder, state and settings, and stand-in providers.
 
 The program runs in this process and the engine calls it, so that no language host is needed.
 """
@@ -16,25 +16,25 @@ from pulumi import automation
 from local.program import PROJECT, ROOT
 
 STEPS = (automation.OpType.CREATE, automation.OpType.UPDATE, automation.OpType.REPLACE, automation.OpType.DELETE)
-"""What is counted; a replacement's other steps, and what stays the same, are not."""
+"""The steps that a run records. It ignores unchanged resources, and the other steps of a replacement."""
 
 
 @dataclasses.dataclass
 class Run:
-    """What one command of the engine did, or in a preview would do."""
+    """The result of one command of the engine; of a preview, what it would do."""
 
     steps: dict[str, str] = dataclasses.field(default_factory=dict)
-    """By type and name: `create`, `update rateLimits`, `replace name`, `delete`."""
+    """Type and name -> step, such as `create`, `update rateLimits`, `replace name`, `delete`."""
     warnings: list[str] = dataclasses.field(default_factory=list)
     violations: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """Policies and what they said."""
+    """Policy and message of each violation."""
     exports: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
     """What the command printed, if it failed."""
 
 
 class Deployment:
-    """A stack, from its first preview to its end."""
+    """A stack, from its creation to its removal."""
 
     def __init__(self, stack: str, providers: str, folder: Path, program: automation.PulumiFn) -> None:
         """`providers`: addresses, as PULUMI_DEBUG_PROVIDERS has them."""
@@ -71,13 +71,13 @@ class Deployment:
         self._stack.set_all_config(values)
 
     def set(self, settings: Mapping[str, object]) -> None:
-        """Write settings into the stack's file, as a person would."""
+        """Writes settings into the stack's file, as a person would."""
         content = yaml.safe_load(self._settings.read_text())
         content["config"] |= {f"{PROJECT}:{key}": value for key, value in settings.items()}
         self._settings.write_text(yaml.safe_dump(content))
 
     def preview(self, settings: Mapping[str, object] | None = None, policies: Path | None = None) -> Run:
-        """`settings`: what this preview alone has besides."""
+        """Previews an update. `settings`: further settings for this preview only."""
         before = self._settings.read_text()
         self.set(settings or {})
         run = self._run(self._stack.preview, policies)

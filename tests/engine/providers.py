@@ -22,7 +22,7 @@ from local.program.servers import compute_outputs
 
 PACKAGES = ("gcp", "docker")
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
-"""A value that is not known yet, as the protocol writes it."""
+"""The protocol's text for an unknown value."""
 FORCE_NEW = {
     *("project", "location", "name", "service", "accountId", "repositoryId", "format", "secretId", "replication"),
     *("secret", "secretData", "serviceAccountId", "role", "member"),
@@ -31,13 +31,13 @@ FORCE_NEW = {
 
 
 class Cloud:
-    """What both providers share: the world behind them."""
+    """The cloud behind the stand-in providers."""
 
     def __init__(self) -> None:
         self.context = "sha256:first"
         """Digest of the files that the image is built from."""
         self.changed: list[str] = []
-        """Names of what was created, updated or deleted for real."""
+        """Names of the resources that were created, updated or deleted, previews excluded."""
 
 
 class Provider(provider_pb2_grpc.ResourceProviderServicer):

@@ -1,4 +1,4 @@
-"""A preview asks Google's provider and nobody else: it works where there is no network but loopback."""
+"""A preview calls Google's provider only, and works without a network."""
 
 import dataclasses
 import fcntl
@@ -24,7 +24,7 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 def alone(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run in a network namespace of its own."""
+    """Run the test in its own network namespace."""
     as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
     return subprocess.run(
         ["unshare", "--net", *as_root, *command],

@@ -1,4 +1,4 @@
-"""The real engine asks the policy pack about a program that breaks each policy once."""
+"""Pulumi's real engine runs the policy pack on a program that breaks each policy once."""
 
 from pathlib import Path
 

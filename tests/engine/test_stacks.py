@@ -33,9 +33,9 @@ QUEUES = {
     *("Queue queue", "Queue queue-dead-letters", f"QueueIamMember queue-enqueuer-{WEB}"),
     *(f"QueueIamMember queue-dead-letters-{role}" for role in ("enqueuer", "taskDeleter", "viewer")),
 }
-"""What goes when a queue does."""
+"""Resources that are replaced with a queue."""
 PLACED = {"Repository handler-image-repository", "Service handler", "ServiceIamMember invoker-run"}
-"""What else a region holds."""
+"""Other resources that are replaced with the region."""
 
 
 def did(run: Run) -> dict[str, str]:
@@ -45,7 +45,7 @@ def did(run: Run) -> dict[str, str]:
 
 
 def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud: Cloud, policies: Path) -> None:
-    """What holds of every stack: it goes up as it was declared, is then left alone, and changes in place."""
+    """A stack deploys as declared, a second run changes nothing, and a changed setting updates in place."""
     declared = evaluate(
         config={**stack_configuration(stack), "gcp:project": "shop-project"},
         secrets={f"{PROJECT}:{key}": text for key, text in secrets.items()},
