@@ -43,6 +43,11 @@ def _share(metric: str, selector: str, bad: str, share: float) -> str:
     return f"{some} / {every} > {share} and {some} > 10"
 
 
+_SERVICE_LOG = (
+    'resource.type="cloud_run_revision" resource.labels.location="$location" '
+    'resource.labels.service_name="$service_name"'
+)
+
 ALERTS = (
     Alert(
         "Dead letters wait",
@@ -52,10 +57,21 @@ ALERTS = (
     ),
     Alert(
         "A last attempt was taken",
-        'resource.type="cloud_run_revision" resource.labels.location="$location" '
-        'resource.labels.service_name="$service_name" jsonPayload.lastAttempt=true',
+        f"{_SERVICE_LOG} jsonPayload.lastAttempt=true",
         "",
         "An order's last attempt began, because all earlier ones failed. If it fails too, the order is a dead letter.",
+    ),
+    Alert(
+        "An effect was not recorded",
+        f"{_SERVICE_LOG} jsonPayload.unrecorded=true",
+        "",
+        "An effect happened, but the ledger could not record it: a replay or a second task could repeat it.",
+    ),
+    Alert(
+        "A task cannot be a dead letter",
+        f"{_SERVICE_LOG} jsonPayload.undeliverable=true",
+        "",
+        "A task failed permanently and is too large for the dead-letter queue. It stays in the main queue.",
     ),
     Alert(
         "Attempts fail",

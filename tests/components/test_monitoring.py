@@ -12,7 +12,11 @@ from components.monitoring import ALERTS, CHARTS
 from tests.declared import EMAIL, PAGER, Declared, declare
 
 TIMEOUT = 270
-LOGS = {"A last attempt was taken": "jsonPayload.lastAttempt=true"}
+LOGS = {
+    "A last attempt was taken": "jsonPayload.lastAttempt=true",
+    "An effect was not recorded": "jsonPayload.unrecorded=true",
+    "A task cannot be a dead letter": "jsonPayload.undeliverable=true",
+}
 """Alerts on the handler's log, and the field that each looks for."""
 
 
