@@ -25,7 +25,7 @@ _STATUS_CODES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-"""The canonical code of an HTTP status; the other ones by their hundreds below."""
+"""HTTP status -> canonical code. For any other status, its hundreds decide, as below."""
 _CODES_BY_HUNDREDS = {4: "FAILED_PRECONDITION", 5: "INTERNAL"}
 _NOT_SENT = re.compile(r"(?i)expect|trailer|x-cloudtasks-.*")
 """Headers that a task keeps and that are not sent: they would change how the request is read."""
@@ -33,12 +33,12 @@ _NOT_SENT = re.compile(r"(?i)expect|trailer|x-cloudtasks-.*")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Attempt:
-    """One dispatch of a task, as it is to leave."""
+    """One dispatch of a task, ready to be sent."""
 
     queue: str
     task: str
     number: int
-    """1 for the first."""
+    """Counts from 1."""
     method: str
     url: str
     headers: dict[str, str]
@@ -46,19 +46,19 @@ class Attempt:
     account: str
     """E-mail of the account to sign in as; empty if the request carries no token."""
     audience: str
-    """Of the OIDC token; empty for an OAuth token."""
+    """Audience of the OIDC token; empty for an OAuth token."""
     scope: str
-    """Of the OAuth token; empty for an OIDC token."""
+    """Scope of the OAuth token; empty for an OIDC token."""
     deadline: float
-    """Seconds."""
+    """Seconds until the attempt counts as timed out."""
     forced: bool = False
-    """By RunTask."""
+    """Whether RunTask started it."""
     unsendable: str = ""
     """Why the request cannot be sent; empty if it can."""
 
 
 def attempt(stored: StoredTask, message: Message, queue: Message, *, forced: bool = False) -> Attempt:
-    """The next attempt at a stored task, given its message and its queue's; already counted."""
+    """Returns the next attempt at a stored task. It must be counted already."""
     http = message.http_request
     path, target = queue.name, queue.http_target
     unsendable, url, method = "", http.url, "POST"

@@ -32,22 +32,22 @@ class Call(NamedTuple):
     """One call of the service."""
 
     service: str
-    """Full name in the protos."""
+    """The service's full name in the protos."""
     name: str
-    """As in the proto; the method that does it is its snake case."""
+    """Name in the proto. The method that runs it has the same name in snake case."""
     permission: str
-    """Of IAM, without `cloudtasks.`; empty if the call needs none."""
+    """IAM permission without `cloudtasks.`; empty if the call needs none."""
     request: Any
     response: Any
     verb: str
     field: str
-    """Field of the request that names the resource."""
+    """The request's field that names the resource."""
     kind: str
-    """Kind of that resource, such as `queue`."""
+    """The kind of that resource, such as `queue`."""
     path: re.Pattern[str]
-    """Of REST; its group is the resource."""
+    """Path over REST; its group is the resource."""
     body: str
-    """Field of the request that the JSON body fills; `*` for the request itself, empty if there is no body."""
+    """The request's field that the JSON body fills. `*` is the request itself; empty if there is no body."""
 
 
 def _calls(service: str, prefix: str, requests: Any, *rows: tuple[str, str, Any, str]) -> Iterator[Call]:  # noqa: ANN401

@@ -1,7 +1,7 @@
-"""The local cloud's memory: tasks, queues, blocked names, keys and ports, in one SQLite file.
+"""The state of the local cloud in one SQLite file: tasks, queues, blocked names, keys and ports.
 
-Every call that changes something is committed when it returns. Write-ahead logging with synchronous=NORMAL: a commit
-survives the death of the process at any moment, kill -9 included; only the loss of power may undo the last ones.
+Each method that changes something has committed when it returns. With write-ahead logging and synchronous=NORMAL, a
+commit survives the end of the process at any moment, including kill -9. A power cut may lose the last commits.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _VERSION = 2
-"""Of the tables below; a file of another one is refused."""
+"""Version of the tables below. A file with another version is refused."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS queues (
@@ -32,27 +32,27 @@ _LAYOUT = ("SELECT count(*) FROM sqlite_master", "PRAGMA user_version")
 
 @dataclasses.dataclass(slots=True)
 class StoredTask:
-    """One task as it is kept."""
+    """One task as it is stored."""
 
     id: str
     message: bytes
     """google.cloud.tasks.v2.Task, serialized."""
     due: float
-    """Seconds since the epoch; while in flight, the time it was due."""
+    """Due time in seconds since the epoch. An attempt in flight keeps its due time."""
     in_flight: bool = False
     executions: int = 0
-    """Attempts so far that got an answer other than 5xx."""
+    """Earlier attempts that got an answer other than 5xx."""
     previous_status: int = 0
-    """HTTP status of the last attempt; 0 before it."""
+    """HTTP status of the last attempt, or 0 before the first answer."""
 
 
 @dataclasses.dataclass(slots=True)
 class StoredQueue:
-    """One queue as it is kept."""
+    """One queue as it is stored."""
 
     path: str
     declared: bool
-    """By the program; else made by a call."""
+    """Whether the program declares the queue; otherwise a call created it."""
     message: bytes
     """google.cloud.tasks.v2.Queue, serialized."""
     policy: bytes
@@ -60,10 +60,10 @@ class StoredQueue:
 
 
 class Store:
-    """An open state file; not for several processes at once."""
+    """An open state file. Only one process may open it at a time."""
 
     def __init__(self, file: Path) -> None:
-        """Raises sqlite3.DatabaseError for what is no state file of this version."""
+        """Opens or creates the file. Raises sqlite3.DatabaseError if it is not a state file of this version."""
         self._db = sqlite3.connect(file, timeout=1, isolation_level=None)
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -81,7 +81,7 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything within is committed at once, or not at all; one within another is part of that one."""
+        """Commits all changes in the block together, or none of them. A nested block belongs to the outer one."""
         if self._db.in_transaction:
             yield
             return
@@ -94,7 +94,7 @@ class Store:
         self._db.execute("COMMIT")
 
     def fact(self, key: str) -> str | None:
-        """What is known under `key`: the stack, the ports, the signing key."""
+        """Returns the value stored under `key`: the stack, the ports or the signing key."""
         row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else None
 
@@ -102,12 +102,12 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
 
     def queues(self) -> list[StoredQueue]:
-        """All queues, by path."""
+        """Returns all queues, sorted by path."""
         rows = self._db.execute("SELECT path, declared, message, policy FROM queues ORDER BY path")
         return [StoredQueue(path, bool(declared), message, policy) for path, declared, message, policy in rows]
 
     def put_queue(self, queue: StoredQueue) -> None:
-        """Keep the queue; its name is blocked no longer."""
+        """Stores the queue, and unblocks its name."""
         with self.transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?)",
