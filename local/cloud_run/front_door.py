@@ -1,4 +1,4 @@
-"""What stands before a private Cloud Run service: checks token and binding, then forwards to an instance.
+"""The front door of a private Cloud Run service: checks token and binding, then forwards to an instance.
 
 403 without a token or to an account without roles/run.invoker, 401 to a token that is invalid, expired or of another
 audience, 429 when every instance is full, 503 when none starts or one dies over the request, 504 after the timeout.
@@ -83,7 +83,7 @@ class FrontDoor:
             return web.Response(status=503, text="The request failed because the instance broke off.\n")
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        """The answer to a caller who may not invoke the service."""
+        """Returns the refusal of a caller who may not invoke the service, or None."""
         if "allUsers" in self._service.invokers:
             return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
