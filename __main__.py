@@ -3,16 +3,17 @@
 import pulumi
 
 import configuration
-from components.apis import Apis, ProjectArgs
+from components.apis import APIS, Apis, ProjectArgs
 from components.handler_image import HandlerImage
 from components.handler_service import HandlerService
 from components.monitoring import Monitoring
+from components.relay import Relay
 from components.task_invoker import TaskInvoker
 from components.task_queue import TaskQueue
 from settings import DEAD_LETTER_CONCURRENCY
 
 s = configuration.load()
-apis = Apis("apis", s.project)
+apis = Apis("apis", s.project, [*APIS, "cloudscheduler"] if s.has_outbox else APIS)
 # a full URL that no rename of the service or its account changes
 audience = f"https://handler.invalid/{s.project}/{pulumi.get_stack()}"
 scope: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
@@ -21,17 +22,7 @@ image = HandlerImage(
     "handler-image", {**scope, **s.image, "image_name": s.service["service_name"], "context": "handler"}
 )
 service = HandlerService(
-    "handler",
-    {
-        **scope,
-        **s.service,
-        "audience": audience,
-        "image": image.digest,
-        "max_attempts": s.queue["max_attempts"],
-        "dead_letter_queue": s.dead_letter_queue,
-        "simulate_effects": s.effects["simulate_effects"],
-        "secrets": s.secrets,
-    },
+    "handler", {**scope, **s.service, **s.environment, "audience": audience, "image": image.digest}
 )
 invoker = TaskInvoker("invoker", {**scope, **s.invoker, "service_name": service.service_name, "producers": s.producers})
 queue = TaskQueue(
@@ -49,6 +40,19 @@ queue = TaskQueue(
         "deletion_protection": s.service["deletion_protection"],
     },
 )
+if s.has_outbox:
+    Relay(
+        "relay",
+        {
+            **scope,
+            **s.relay,
+            "queue": queue.path,
+            "service_url": service.url,
+            "audience": audience,
+            "invoker_email": invoker.email,
+            "handler_member": service.account_member,
+        },
+    )
 monitoring = Monitoring("monitoring", {**scope, **s.monitoring, **s.monitored})
 
 pulumi.export("service_url", service.url)

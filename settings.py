@@ -17,6 +17,8 @@ MAX_BACKOFF_SECONDS = 31 * 24 * 3600
 """Cloud Tasks deletes a task after 31 days."""
 DEAD_LETTER_CONCURRENCY = 5
 """How many dead letters a replay sends at once."""
+RELAY_CONCURRENCY = 2
+"""Requests of the relay at once: a pass, and the next one if the first is slow."""
 
 
 class Rule(NamedTuple):
@@ -261,6 +263,21 @@ class MonitoringSettings(TypedDict):
     ]
 
 
+class HandlerEnvironment(TypedDict):
+    """What the handler is told, beyond the settings of its service."""
+
+    max_attempts: int
+    dead_letter_queue: str
+    task_queue: str
+    simulate_effects: bool
+    secrets: dict[str, str]
+
+
+class RelayNames(TypedDict):
+    queue_name: str
+    service_name: str
+
+
 class MonitoredResources(TypedDict):
     """The names and figures in the alerts' queries."""
 
@@ -268,6 +285,7 @@ class MonitoredResources(TypedDict):
     dead_letter_queue: str
     service_name: str
     handler_timeout_seconds: int
+    has_outbox: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -311,23 +329,43 @@ class Settings:
         return f"projects/{self.project}/locations/{self.region}/queues/{self.queue['queue_name']}-dead-letters"
 
     @property
+    def has_outbox(self) -> bool:
+        """Whether the handler relays the outbox: the table stands in its database."""
+        return bool(self.effects["database_url"])
+
+    @property
+    def task_queue(self) -> str:
+        """Full path of the main queue, for the relay; empty without an outbox."""
+        return self.dead_letter_queue.removesuffix("-dead-letters") if self.has_outbox else ""
+
+    @property
     def monitored(self) -> MonitoredResources:
         return {
             "queue_name": self.queue["queue_name"],
             "dead_letter_queue": self.dead_letter_queue,
             "service_name": self.service["service_name"],
             "handler_timeout_seconds": self.service["handler_timeout_seconds"],
+            "has_outbox": self.has_outbox,
         }
 
     @property
-    def secrets(self) -> dict[str, str]:
-        """The secret settings by the names of the handler's environment variables."""
+    def relay(self) -> RelayNames:
+        return {"queue_name": self.queue["queue_name"], "service_name": self.service["service_name"]}
+
+    @property
+    def environment(self) -> HandlerEnvironment:
         effects = self.effects
         return {
-            "DATABASE_URL": effects["database_url"],
-            "SMTP_URL": effects["smtp_url"],
-            "WAREHOUSE_URL": effects["warehouse_url"],
-            "WAREHOUSE_SECRET": effects["warehouse_secret"],
+            "max_attempts": self.queue["max_attempts"],
+            "dead_letter_queue": self.dead_letter_queue,
+            "task_queue": self.task_queue,
+            "simulate_effects": effects["simulate_effects"],
+            "secrets": {
+                "DATABASE_URL": effects["database_url"],
+                "SMTP_URL": effects["smtp_url"],
+                "WAREHOUSE_URL": effects["warehouse_url"],
+                "WAREHOUSE_SECRET": effects["warehouse_secret"],
+            },
         }
 
 
@@ -381,11 +419,15 @@ SETTINGS = {setting.key: setting for setting in _settings()}
 
 def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The broken rules between settings, given every setting's value by key: the key to change, and why."""
+    reserved = f"{DEAD_LETTER_CONCURRENCY} for dead letters"
     capacity = values["maxInstances"] * values["containerConcurrency"] - DEAD_LETTER_CONCURRENCY
+    if values["databaseUrl"]:
+        reserved += f" - {RELAY_CONCURRENCY} for the relay"
+        capacity -= RELAY_CONCURRENCY
     if values["maxConcurrentDispatches"] > capacity:
         yield (
             "maxConcurrentDispatches",
-            f"must not exceed maxInstances x containerConcurrency - {DEAD_LETTER_CONCURRENCY} for dead letters = "
+            f"must not exceed maxInstances x containerConcurrency - {reserved} = "
             f"{capacity}, or the service answers 429 and tasks use up their attempts; lower it, or raise one of those",
         )
     if values["minInstances"] > values["maxInstances"]:

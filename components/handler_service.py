@@ -32,6 +32,8 @@ class HandlerServiceArgs(ProjectArgs):
     """Attempts after which the handler stores a task as a dead letter."""
     dead_letter_queue: str
     """Full path as text, because the queue is declared after the service."""
+    task_queue: str
+    """Full path of the main queue, which the relay sends to; empty where there is no outbox."""
     simulate_effects: bool
     """The handler only logs effects whose URL is not set."""
     secrets: Mapping[str, str]
@@ -70,6 +72,8 @@ class HandlerService(pulumi.ComponentResource):
             {"name": "SIMULATE_EFFECTS", "value": str(args["simulate_effects"]).lower()},
             {"name": "GOOGLE_CLOUD_PROJECT", "value": args["project"]},
         ]
+        if args["task_queue"]:
+            environment.append({"name": "TASK_QUEUE", "value": args["task_queue"]})
         readable: list[pulumi.Resource] = []
         for variable, value in args["secrets"].items():
             if value:

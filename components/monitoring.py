@@ -113,6 +113,33 @@ ALERTS = (
     ),
 )
 
+_SERVICE_LOG = (
+    'resource.type="cloud_run_revision" resource.labels.location="$location" '
+    'resource.labels.service_name="$service_name"'
+)
+
+RELAY_ALERTS = (
+    Alert(
+        "The relay does not run",
+        "(sum(increase($relay_passes{$service}[5m])) or vector(0)) < 1",
+        "300",
+        "No pass of the relay succeeded for ten minutes: what the web app does not send itself waits.",
+    ),
+    Alert(
+        "Rows of the outbox wait",
+        f"{_SERVICE_LOG} jsonPayload.outboxLate>0",
+        "",
+        "Tasks of committed orders are not in the queue after five minutes, although the relay tries.",
+    ),
+    Alert(
+        "A row of the outbox was refused",
+        f"{_SERVICE_LOG} jsonPayload.outboxRefused>0",
+        "",
+        "A committed row can never become a task. The relay skips it until somebody asks for it again.",
+    ),
+)
+"""Declared where there is an outbox."""
+
 CHARTS = (
     ("Tasks in the queues", f"sum by (queue_id) ({DEPTH}{{$queues}})"),
     ("Attempts a second, by code", f"sum by (queue_id, response_code) (rate({ATTEMPTS}{{$queues}}[5m]))"),
@@ -134,6 +161,8 @@ class MonitoringArgs(ProjectArgs):
     """Full path of the dead-letter queue."""
     service_name: str
     handler_timeout_seconds: int
+    has_outbox: bool
+    """Whether a relay runs, whose alerts are then declared too."""
     alert_emails: Sequence[str]
     notification_channels: Sequence[str]
     """Other channels to notify, `projects/P/notificationChannels/N`."""
@@ -165,7 +194,7 @@ class Monitoring(pulumi.ComponentResource):
         ]
         channels: list[pulumi.Input[str]] = [*(email.id for email in emails), *args["notification_channels"]]
         names = _names(args)
-        for alert in ALERTS:
+        for alert in (*ALERTS, *RELAY_ALERTS) if args["has_outbox"] else ALERTS:
             section = alert.name.lower().replace(" ", "-")
             query = Template(alert.query).substitute(names)
             condition: monitoring.AlertPolicyConditionArgsDict = {"display_name": alert.name}
@@ -227,6 +256,7 @@ def _names(args: MonitoringArgs) -> dict[str, str]:
         "queues": f'{queues},queue_id=~"{args["queue_name"]}|{dead_letters}"',
         "service": f'{service},service_name="{args["service_name"]}"',
         "service_name": args["service_name"],
+        "relay_passes": f"logging_googleapis_com:user_{args['queue_name'].replace('-', '_')}_relay_passes",
         "location": args["location"],
         "reserved": str(reserved),
         "slow_milliseconds": str(args["handler_timeout_seconds"] * 800),

@@ -160,7 +160,9 @@ def dispatches_fit_the_service(resources: Sequence[Resource]) -> Iterator[str]:
 @on_all("set its desiredState to PAUSED")
 def dead_letters_paused(resources: Sequence[Resource]) -> Iterator[str]:
     """The queue that a service stores dead letters in is paused, or each would be sent again and again."""
-    named = {text for resource in resources if resource.type == SERVICE for _, text in texts(resource.properties)}
+    services = [resource.properties for resource in resources if resource.type == SERVICE]
+    variables = [part for service in services for _, part in parts(service) if isinstance(part, Mapping)]
+    named = [part.get("value") for part in variables if part.get("name") == "DEAD_LETTER_QUEUE"]
     for resource in resources:
         if resource.type == QUEUE:
             place = resource.properties

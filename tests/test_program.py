@@ -128,7 +128,7 @@ def test_every_grant_is_a_membership_on_one_resource(stack: str, preview: bool) 
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_the_handler_may_do_nothing_but_keep_dead_letters_and_read_its_secrets(stack: str) -> None:
+def test_the_handler_may_only_relay_keep_dead_letters_and_read_its_secrets(stack: str) -> None:
     declared = declare(stack)
     handler = f"serviceAccount:{declared['Service handler']['template']['serviceAccount']}"
     roles = {
@@ -139,6 +139,7 @@ def test_the_handler_may_do_nothing_but_keep_dead_letters_and_read_its_secrets(s
     dead_letters = declared["Queue queue-dead-letters"]["name"]
     assert roles == {
         ("roles/secretmanager.secretAccessor", None),
+        ("roles/cloudtasks.enqueuer", declared["Queue queue"]["name"]),
         *((f"roles/cloudtasks.{role}", dead_letters) for role in ("enqueuer", "taskDeleter", "viewer")),
     }
     assert WEB in str(declared.of("QueueIamMember"))

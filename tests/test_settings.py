@@ -113,10 +113,10 @@ def test_a_refused_text_is_named_with_its_key_and_a_remedy_that_works(key: str, 
     ("fits", "broken", "key", "reason"),
     [
         (
-            {"maxConcurrentDispatches": "13", "maxInstances": "3", "containerConcurrency": "6"},
-            {"maxConcurrentDispatches": "14"},
+            {"maxConcurrentDispatches": "11", "maxInstances": "3", "containerConcurrency": "6"},
+            {"maxConcurrentDispatches": "12"},
             "maxConcurrentDispatches",
-            "must not exceed maxInstances x containerConcurrency - 5 for dead letters = 13,",
+            "must not exceed maxInstances x containerConcurrency - 5 for dead letters - 2 for the relay = 11,",
         ),
         (
             {"databasePool": "6", "maxInstances": "5", "databaseMaxConnections": "60"},

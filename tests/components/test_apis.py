@@ -5,7 +5,9 @@ from tests.declared import STACKS, declare
 API = {
     "gcp:artifactregistry": "artifactregistry",
     "gcp:cloudrunv2": "run",
+    "gcp:cloudscheduler": "cloudscheduler",
     "gcp:cloudtasks": "cloudtasks",
+    "gcp:logging": "logging",
     "gcp:monitoring": "monitoring",
     "gcp:secretmanager": "secretmanager",
     "gcp:serviceaccount": "iam",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from order_handler.dead_letters import MARGIN_SECONDS
 
-from components.monitoring import ALERTS, CHARTS
+from components.monitoring import ALERTS, CHARTS, RELAY_ALERTS
 from tests.declared import EMAIL, PAGER, Declared, declare
 
 TIMEOUT = 270
@@ -16,6 +16,8 @@ LOGS = {
     "A last attempt was taken": "jsonPayload.lastAttempt=true",
     "An effect was not recorded": "jsonPayload.unrecorded=true",
     "A task cannot be a dead letter": "jsonPayload.undeliverable=true",
+    "Rows of the outbox wait": "jsonPayload.outboxLate>0",
+    "A row of the outbox was refused": "jsonPayload.outboxRefused>0",
 }
 """Alerts on the handler's log, and the field that each looks for."""
 
@@ -51,7 +53,7 @@ def test_every_alert_goes_to_every_channel_and_that_of_a_metric_again_each_day()
     channels = [f"monitoring-{EMAIL}_id", PAGER]
     daily = {"notificationChannelStrategies": [{"notificationChannelNames": channels, "renotifyInterval": "86400s"}]}
     found = policies(declared)
-    assert found.keys() == {alert.name for alert in ALERTS}
+    assert found.keys() == {alert.name for alert in (*ALERTS, *RELAY_ALERTS)}
     for name, policy in found.items():
         assert policy["notificationChannels"] == channels
         assert policy["alertStrategy"] == ({"notificationRateLimit": {"period": "3600s"}} if name in LOGS else daily)
@@ -103,6 +105,7 @@ QUEUE = 'monitored_resource="cloud_tasks_queue",location="europe-west1",queue_id
 DEAD_LETTERS = QUEUE.replace("orders", "orders-dead-letters")
 SERVICE = 'monitored_resource="cloud_run_revision",location="europe-west1",service_name="order-handler"'
 DEPTH, DEAD_DEPTH = (f"cloudtasks_googleapis_com:queue_depth{{{queue}}}" for queue in (QUEUE, DEAD_LETTERS))
+PASSES = f"logging_googleapis_com:user_orders_relay_passes{{{SERVICE}}}"
 OTHER_DEPTH = DEPTH.replace("orders", "orders-2")
 
 
@@ -151,6 +154,10 @@ def latency(milliseconds: str) -> str:
         ),
         ({DEPTH: " ".join(["1"] * 1000 + ["0"] + ["2 1"] * 400)}, 1500, []),
         ({DEPTH: " ".join(["2 1"] * 750)}, 1500, ["A queue was not empty for a day"]),
+        ({PASSES: "0+1x20 20x4 21+1x20"}, 25, []),
+        ({PASSES: "0+1x20 20x40"}, 32, ["The relay does not run"]),
+        ({PASSES: "_x40"}, 11, ["The relay does not run"]),
+        ({PASSES.replace("orders", "orders_2", 1): "0+1x40"}, 11, ["The relay does not run"]),
         ({DEAD_DEPTH: "1x1500"}, 1500, ["A queue was not empty for a day", "Dead letters wait"]),
     ],
 )
@@ -160,6 +167,7 @@ def test_what_is_wrong_alerts_and_what_is_not_does_not(
     """Prometheus itself evaluates the queries: the sums are Cloud Monitoring's, which speaks the same language."""
     if not shutil.which("promtool"):
         pytest.skip("no promtool on the path: apt-get install prometheus")
+    usual = {} if "relay" in "".join(series) else {PASSES: "0+1x1500"}
     found = policies(monitored())
     watching = {name: prometheus(policy) for name, policy in found.items() if name not in LOGS}
     rules = [
@@ -170,7 +178,7 @@ def test_what_is_wrong_alerts_and_what_is_not_does_not(
         each["exp_alerts"] = [{}] if each["alertname"] in alerts else []  # type: ignore[assignment]
     test = {
         "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "input_series": [{"series": name, "values": values} for name, values in (usual | series).items()],
         "alert_rule_test": expected,
     }
     (tmp_path / "rules").write_text(json.dumps({"groups": [{"name": "alerts", "rules": rules}]}))

@@ -27,6 +27,7 @@ from policy.__main__ import (
 MEMBER = "gcp:cloudrunv2/serviceIamMember:ServiceIamMember"
 PROJECT_MEMBER = "gcp:projects/iAMMember:IAMMember"
 DEFAULT = "123-compute@developer.gserviceaccount.com"
+PATH = "projects/p/locations/l/queues/q"
 JOB = "gcp:cloudrunv2/job:Job"
 LIMITED: dict[str, Any] = {
     "project": "p",
@@ -158,7 +159,8 @@ def test_a_policy_finds_this_in_a_resource(
 
 def service(instances: object, requests: object, dead_letters: str = "") -> Resource:
     template = {"scaling": {"maxInstanceCount": instances}, "maxInstanceRequestConcurrency": requests}
-    return Resource(SERVICE, {"template": {**template, "containers": [{"envs": [{"value": dead_letters}]}]}})
+    envs = [{"name": "TASK_QUEUE", "value": PATH}, {"name": "DEAD_LETTER_QUEUE", "value": dead_letters}]
+    return Resource(SERVICE, {"template": {**template, "containers": [{"envs": envs}]}})
 
 
 def queue(concurrent: object = 20.0, **properties: object) -> Resource:
@@ -181,9 +183,6 @@ def queue(concurrent: object = 20.0, **properties: object) -> Resource:
 )
 def test_dispatches_of_all_queues_fit_into_all_services(resources: list[Resource], found: list[str]) -> None:
     assert list(dispatches_fit_the_service(resources)) == found
-
-
-PATH = "projects/p/locations/l/queues/q"
 
 
 @pytest.mark.parametrize(
