@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.monitoring import ALERTS, RUNBOOK
+from components.monitoring import ALERTS, RELAY_ALERTS, RUNBOOK
 from local.program import ROOT
 from local.sinks.shop import STOCK, Shop
 from tests.local.running import PATIENCE, LocalCloud, request, running, wait_for
@@ -29,7 +29,7 @@ CLOUD_ONLY = ("gcloud logging ", "gcloud run ", "pulumi ", "export ")
 
 def test_every_alert_has_a_section_of_its_own_and_every_section_an_alert() -> None:
     _, _, alerts = TEXT.partition("\n## Alerts\n")
-    assert re.findall(r"^### (.*)", alerts, re.MULTILINE) == [alert.name for alert in ALERTS]
+    assert re.findall(r"^### (.*)", alerts, re.MULTILINE) == [alert.name for alert in (*ALERTS, *RELAY_ALERTS)]
 
 
 def test_every_command_is_run_here_or_needs_the_cloud() -> None:

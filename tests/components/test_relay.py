@@ -2,7 +2,8 @@ import pytest
 from order_handler.outbox import PASS_SECONDS
 
 from components.relay import PASS_DEADLINE_SECONDS
-from tests.declared import declare
+from local.program import evaluate
+from tests.declared import Declared, configuration, declare
 
 RELAY = {"QueueIamMember relay-enqueuer", "Metric relay-passes", "Job relay"}
 ALERTS = {"the-relay-does-not-run", "rows-of-the-outbox-wait", "a-row-of-the-outbox-was-refused"}
@@ -51,7 +52,8 @@ def test_the_metric_counts_the_passes_that_succeeded() -> None:
 
 
 def test_without_a_database_there_is_nothing_of_a_relay() -> None:
-    with_outbox, without = declare(), declare("dev", databaseUrl="", smtpUrl="", warehouseUrl="", warehouseSecret="")
+    evaluation = evaluate(stack="dev", config=configuration("dev"))
+    with_outbox, without = declare(), Declared(evaluation.resources, evaluation.exports)
     gone = RELAY | {f"AlertPolicy monitoring-{alert}" for alert in ALERTS} | {"Service apis-cloudscheduler"}
     assert gone <= with_outbox.resources.keys()
     assert gone.isdisjoint(without.resources.keys())
