@@ -10,12 +10,10 @@ from components.monitoring import Monitoring
 from components.relay import Relay
 from components.task_invoker import TaskInvoker
 from components.task_queue import TaskQueue
-from settings import DEAD_LETTER_CONCURRENCY
 
 s = configuration.load()
 apis = Apis("apis", s.project, [*APIS, "cloudscheduler"] if s.has_outbox else APIS)
-# a full URL that no rename of the service or its account changes
-audience = f"https://handler.invalid/{s.project}/{pulumi.get_stack()}"
+audience = f"https://handler.invalid/{s.project}/{pulumi.get_stack()}"  # no rename of service or account changes it
 scope: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
 
 image = HandlerImage(
@@ -31,8 +29,7 @@ queue = TaskQueue(
         **scope,
         **s.queue,
         "producers": s.producers,
-        "dead_letter_queue": s.dead_letter_queue,
-        "dead_letter_concurrency": DEAD_LETTER_CONCURRENCY,
+        **s.dead_letters,
         "service_url": service.url,
         "invoker_email": invoker.email,
         "audience": audience,

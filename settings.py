@@ -273,6 +273,11 @@ class HandlerEnvironment(TypedDict):
     secrets: dict[str, str]
 
 
+class DeadLetterFigures(TypedDict):
+    dead_letter_queue: str
+    dead_letter_concurrency: int
+
+
 class RelayNames(TypedDict):
     queue_name: str
     service_name: str
@@ -347,6 +352,10 @@ class Settings:
             "handler_timeout_seconds": self.service["handler_timeout_seconds"],
             "has_outbox": self.has_outbox,
         }
+
+    @property
+    def dead_letters(self) -> DeadLetterFigures:
+        return {"dead_letter_queue": self.dead_letter_queue, "dead_letter_concurrency": DEAD_LETTER_CONCURRENCY}
 
     @property
     def relay(self) -> RelayNames:
