@@ -24,7 +24,7 @@ COMMANDS = [
 ]
 LOCAL = ("gcloud tasks ", ".venv/bin/python -m order_tasks ")
 OF_DEAD_LETTERS = re.compile(r"NAME| status| --all| resume \$ORDER_TASKS_DEAD_LETTER_QUEUE")
-CLOUD_ONLY = ("gcloud logging ", "gcloud run ", "pulumi ", "export ")
+CLOUD_ONLY = ("gcloud scheduler", "gcloud logging ", "gcloud run ", "pulumi ", "export ")
 
 
 def test_every_alert_has_a_section_of_its_own_and_every_section_an_alert() -> None:
