@@ -7,7 +7,7 @@ folder, so tokens stay valid across restarts. In the program's project, only a d
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jwt
@@ -80,22 +80,32 @@ class Identity:
         }
         return jwt.encode(claims, self._private_key, algorithm="RS256", headers={"kid": self._key_id})
 
-    def email(self, token: str, *audiences: str) -> str:
-        """Returns the account that a token belongs to. Raises InvalidTokenError."""
-        claims = self._checked(token, audiences)
+    def email(self, token: str, url: str, audiences: Collection[str] = ()) -> str:
+        """Returns the account that a token belongs to. Raises InvalidTokenError.
+
+        The token's audience must be the URL of the service, with any path behind it, or one of the custom audiences."""
+        claims = self._checked(token)
         if claims["exp"] <= self._clock():
             raise InvalidTokenError("the token has expired")
+        audience = str(claims["aud"])
+        below_url = audience.startswith(f"{url}/") and not set("?#") & set(audience)
+        if audience != url and audience not in audiences and not below_url:
+            raise InvalidTokenError(f"the token is for {audience}")
         return str(claims["email"])
 
-    def _check(self, token: str, audiences: tuple[str, ...]) -> dict[str, Any]:
+    def _check(self, token: str) -> dict[str, Any]:
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
                 self._public_key,
                 algorithms=["RS256"],
-                audience=audiences,
                 issuer=self.issuer,
-                options={"require": ["exp", "iat", "email"], "verify_exp": False, "verify_iat": False},
+                options={
+                    "require": ["exp", "iat", "email", "aud"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_aud": False,
+                },
             )
         except (jwt.InvalidTokenError, ValueError) as error:  # ValueError: the text is not a token
             raise InvalidTokenError(str(error)) from None

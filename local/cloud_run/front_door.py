@@ -2,6 +2,7 @@
 
 403 without a token or to an account without roles/run.invoker, 401 to a token that is invalid, expired or of another
 audience, 429 when every instance is full, 503 when none starts or one dies over the request, 504 after the timeout.
+The token is in X-Serverless-Authorization, or in Authorization if a request does not have that header.
 """
 
 import asyncio
@@ -24,6 +25,10 @@ MAX_REQUEST_BYTES = 32 * 1024 * 1024
 _HOP_BY_HOP = frozenset(
     ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 )
+
+
+_TOKEN_HEADERS = ("X-Serverless-Authorization", "Authorization")
+"""The first one that a request has is read, and no other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +91,12 @@ class FrontDoor:
         """Returns the refusal of a caller who may not invoke the service, or None."""
         if "allUsers" in self._service.invokers:
             return None
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, token = request.headers.get(_token_header(request), "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             log.warning("403 for service %s: the request has no token", self._service.name)
             return _forbidden()
         try:
-            email = self._identity.email(token, self._url, *self._service.audiences)
+            email = self._identity.email(token, self._url, self._service.audiences)
         except InvalidTokenError as error:
             log.warning("401 for service %s: %s (audience must be %s)", self._service.name, error, self._url)
             return web.Response(
@@ -111,9 +116,11 @@ class FrontDoor:
 
     async def _forward(self, request: web.Request, body: bytes, instance: str) -> web.Response:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP_BY_HOP}
-        if "Authorization" in request.headers:
-            signed, _, _ = request.headers["Authorization"].rpartition(".")
-            headers["Authorization"] = f"{signed}.SIGNATURE_REMOVED_BY_GOOGLE"
+        if "allUsers" not in self._service.invokers:
+            header = _token_header(request)
+            signed, _, _ = request.headers[header].rpartition(".")
+            headers = {key: value for key, value in headers.items() if key.lower() != header.lower()}
+            headers[header] = f"{signed}.SIGNATURE_REMOVED_BY_GOOGLE"
         trace, span = secrets.token_hex(16), secrets.randbits(63)
         headers.setdefault("X-Cloud-Trace-Context", f"{trace}/{span};o=1")
         headers.setdefault("traceparent", f"00-{trace}-{span:016x}-01")
@@ -130,6 +137,11 @@ class FrontDoor:
         ) as response:
             kept = [(key, value) for key, value in response.headers.items() if key.lower() not in _HOP_BY_HOP]
             return web.Response(status=response.status, body=await response.read(), headers=kept)
+
+
+def _token_header(request: web.Request) -> str:
+    """The header whose token counts."""
+    return next((header for header in _TOKEN_HEADERS if header in request.headers), _TOKEN_HEADERS[-1])
 
 
 def _forbidden() -> web.Response:

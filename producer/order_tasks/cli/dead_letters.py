@@ -60,8 +60,8 @@ class DeadLetters:
         request = tasks_v2.GetTaskRequest(name=path, response_view=tasks_v2.Task.View.FULL)
         try:
             task = self._api.get_task(request, **self._options)
-        except exceptions.NotFound as error:
-            self._raise_if_queue_missing(error)
+        except exceptions.NotFound:
+            self._raise_if_queue_missing()
             return None
         return DeadLetter.from_task(task)
 
@@ -70,15 +70,15 @@ class DeadLetters:
         try:
             # After a lost answer it may run twice, which the handler allows.
             self._api.run_task(tasks_v2.RunTaskRequest(name=path), **self._run_options)
-        except exceptions.NotFound as error:
-            self._raise_if_queue_missing(error)
+        except exceptions.NotFound:
+            self._raise_if_queue_missing()
 
     def drop(self, path: str) -> None:
         """Delete an entry. Does nothing if it is gone."""
         try:
             self._api.delete_task(name=path, **self._options)
-        except exceptions.NotFound as error:
-            self._raise_if_queue_missing(error)
+        except exceptions.NotFound:
+            self._raise_if_queue_missing()
 
     def while_resumed(self, work: Callable[[], None]) -> None:
         """Resume the queue, do `work`, and pause the queue, also after an error, Ctrl-C, SIGTERM or SIGHUP.
@@ -112,10 +112,9 @@ class DeadLetters:
                 f"THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. Pausing it failed ({error}): run {command}"
             ) from error
 
-    def _raise_if_queue_missing(self, error: exceptions.NotFound) -> None:
-        # A missing queue and a missing task have the same code. A missing queue must not look like success.
-        if "Queue does not exist" in str(error):
-            raise error
+    def _raise_if_queue_missing(self) -> None:
+        # A missing queue and a missing task have the same error, and a missing queue must not look like success.
+        self._api.get_queue(name=self.queue, **self._options)
 
 
 @contextmanager

@@ -61,7 +61,11 @@ class Door:
         self.identity = identity
 
     async def post(self, path: str, body: str = "", token: str | None = None) -> tuple[int, dict[str, object]]:
-        headers = {"Authorization": f"Bearer {token or self.identity.token(INVOKER, self.url)}"}
+        return await self.send(
+            path, {"Authorization": f"Bearer {token or self.identity.token(INVOKER, self.url)}"}, body
+        )
+
+    async def send(self, path: str, headers: dict[str, str], body: str = "") -> tuple[int, dict[str, object]]:
         async with self._session.post(URL(self.url + path, encoded=True), data=body, headers=headers) as response:
             text = await response.text()
             return response.status, json.loads(text) if text.startswith("{") else {}
@@ -118,12 +122,35 @@ async def test_a_request_passes_whole_and_without_the_tokens_signature(tmp_path:
     assert headers["traceparent"].split("-")[1] == headers["X-Cloud-Trace-Context"].split("/")[0]
 
 
-@pytest.mark.parametrize(("audience", "status"), [(AUDIENCE, 207), (AUDIENCE + "x", 401)])
-async def test_a_custom_audience_is_accepted_and_no_other(
-    tmp_path: Path, clock: list[float], audience: str, status: int
-) -> None:
+async def test_the_audience_is_the_url_with_any_path_or_a_custom_one(tmp_path: Path, clock: list[float]) -> None:
     async with opened(tmp_path, clock) as door:
-        assert (await door.post("/", token=door.identity.token(INVOKER, audience)))[0] == status
+        for audience, status in (
+            (AUDIENCE, 207),
+            (door.url, 207),
+            (f"{door.url}/", 207),
+            (f"{door.url}/process-order", 207),
+            (f"{AUDIENCE}/", 401),
+            (f"{AUDIENCE}x", 401),
+            (f"{door.url}0", 401),
+            (f"{door.url}?a=1", 401),
+            (f"{door.url}/?a=1", 401),
+            (f"{door.url}/#a", 401),
+            ("https://other.example", 401),
+        ):
+            assert (await door.post("/", token=door.identity.token(INVOKER, audience)))[0] == status, audience
+
+
+async def test_the_first_token_header_counts_and_the_other_passes_untouched(tmp_path: Path, clock: list[float]) -> None:
+    async with opened(tmp_path, clock) as door:
+        good, bad = f"Bearer {door.identity.token(INVOKER, door.url)}", "Bearer of.an.application"
+        for serverless, own, status in ((good, bad, 207), (good, None, 207), (bad, good, 401), ("Basic x", good, 403)):
+            headers = {"x-serverless-authorization": serverless, **({"Authorization": own} if own else {})}
+            code, answer = await door.send("/", headers)
+            assert code == status, (serverless, own)
+            if status == 207:
+                seen = {key.lower(): value for key, value in answer["headers"].items()}  # type: ignore[attr-defined]
+                assert seen["x-serverless-authorization"] == good.rpartition(".")[0] + ".SIGNATURE_REMOVED_BY_GOOGLE"
+                assert seen.get("authorization") == own
 
 
 async def test_an_expired_token_is_unauthorized(tmp_path: Path, clock: list[float]) -> None:

@@ -85,20 +85,23 @@ def no_fault(_: Received) -> Fault | None:
 
 
 class PatientDispatcher(Dispatcher):
-    """Sends an attempt when it is told to, and waits a tenth of its deadline."""
+    """Sends an attempt when it is told to, and waits a part of its deadline."""
 
-    def __init__(self, identity: Identity, clock: Callable[[], float], faults: Faults) -> None:
+    def __init__(
+        self, identity: Identity, clock: Callable[[], float], faults: Faults, patience: Callable[[], float]
+    ) -> None:
         super().__init__(identity, clock, faults, lambda: None)
+        self._patience = patience
 
     def queue_changed(self, queue: str) -> None:
         """Nothing is sent at its time: a test asks for it."""
 
     async def deliver(self, attempt: Attempt) -> None:
         """Send an attempt, and take its answer."""
-        await self._deliver(dataclasses.replace(attempt, deadline=attempt.deadline / 10))
+        await self._deliver(dataclasses.replace(attempt, deadline=attempt.deadline * self._patience()))
 
     def run_requested(self, attempt: Attempt) -> None:
-        super().run_requested(dataclasses.replace(attempt, deadline=attempt.deadline / 10))
+        super().run_requested(dataclasses.replace(attempt, deadline=attempt.deadline * self._patience()))
 
 
 class Serving(Listener):
@@ -117,6 +120,8 @@ class Serving(Listener):
         by path, with role and member of each grant. `sends_runs`: what RunTask begins is sent over HTTP."""
         self.now = START
         """The service's clock, in seconds since the epoch."""
+        self.patience = 0.1
+        """The part of an attempt's deadline that `deliver` waits for the answer."""
         self.fault: Callable[[Received], Fault | None] = no_fault
         """Asked in each gRPC call, on a thread of the call's own, so it may wait."""
         self.received: list[Received] = []
@@ -147,7 +152,8 @@ class Serving(Listener):
             folder = self._folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             store = stack.enter_context(contextlib.closing(Store(folder / "state.sqlite")))
             identity = Identity(ISSUER, PROJECT, [ACCOUNT], KEY, lambda: self.now)
-            self._dispatcher = PatientDispatcher(identity, lambda: self.now, Faults(None, folder / "faults.jsonl"))
+            faults = Faults(None, folder / "faults.jsonl")
+            self._dispatcher = PatientDispatcher(identity, lambda: self.now, faults, lambda: self.patience)
             listeners = (self, self._dispatcher) if self._sends_runs else (self,)
             self._tasks = CloudTasks(store, lambda: self.now, self._account_exists, listeners)
             self._dispatcher.start(self._tasks)
@@ -195,19 +201,24 @@ class Serving(Listener):
     def dispatch(self, queue: str) -> Attempt:
         """Advance the clock to the queue's next dispatch and begin that attempt."""
 
-        def begin(tasks: CloudTasks) -> Attempt:
-            at = tasks.next_dispatch(queue)
-            assert at is not None, f"nothing is scheduled in {queue}"
-            self.now = max(self.now, at)
-            [attempt] = tasks.start_attempts(queue)
-            return attempt
+        [attempt] = self.do(lambda tasks: self._take(tasks, queue))
+        return attempt
 
-        return self.do(begin)
+    def deliver(self, queue: str) -> list[Attempt]:
+        """Advance the clock to the queue's next dispatch, send the attempts that are due and take their answers."""
+        attempts = self.do(lambda tasks: self._take(tasks, queue))
 
-    def deliver(self, queue: str) -> None:
-        """Advance the clock to the queue's next dispatch, send that attempt over HTTP and take its answer."""
-        delivery = self._dispatcher.deliver(self.dispatch(queue))
-        asyncio.run_coroutine_threadsafe(delivery, self._loop).result(PATIENCE)
+        async def deliver() -> None:
+            await asyncio.gather(*map(self._dispatcher.deliver, attempts))
+
+        asyncio.run_coroutine_threadsafe(deliver(), self._loop).result(PATIENCE)
+        return attempts
+
+    def _take(self, tasks: CloudTasks, queue: str) -> list[Attempt]:
+        at = tasks.next_dispatch(queue)
+        assert at is not None, f"nothing is scheduled in {queue}"
+        self.now = max(self.now, at)
+        return tasks.start_attempts(queue)
 
     def wait_for(self, condition: Callable[[CloudTasks], bool]) -> None:
         """Wait until a condition holds."""
