@@ -314,7 +314,7 @@ class Settings:
         Rule(
             (),
             "Members that may create tasks, such as the web app's service account",
-            pattern=r"(serviceAccount|user|group):[^\s@:]+@[^\s@:]+|principal(Set)?://iam\.googleapis\.com/\S+",
+            pattern=r"(serviceAccount|user|group):[^\s@:]+@[^\s@:]+|principal(Set)?://iam\.googleapis\.com/\S*[^\s*]",
             accepts="a list of `serviceAccount:`, `user:`, `group:` with an e-mail, `principal://`, `principalSet://`",
             example="serviceAccount:WEB_APP@PROJECT_ID.iam.gserviceaccount.com",
         ),

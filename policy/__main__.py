@@ -1,7 +1,7 @@
 """What no deployment of this project may contain, whatever its program and settings say.
 
-Each policy is a function that yields what it refuses, of one resource or of all that a stack declares. It knows the
-services' own words, nothing of our components. What a preview does not know yet is judged by the `pulumi up`.
+Each policy is a function that yields what it refuses, in one resource or in all that a stack declares. It knows
+Google's resources, not our components. A value that a preview does not know yet is judged by `pulumi up`.
 """
 
 import operator
@@ -25,6 +25,36 @@ UNKNOWN = object()
 """Stands for a value that is not known yet."""
 QUEUE = "gcp:cloudtasks/queue:Queue"
 SERVICE = "gcp:cloudrunv2/service:Service"
+SERVICE_GRANT = "gcp:cloudrunv2/serviceIamMember:ServiceIamMember"
+ACCOUNT = "gcp:serviceaccount/account:Account"
+_ACCOUNTS = r"serviceAccount:[^\s:]+"
+_PRODUCERS = r"(serviceAccount|user|group):[^\s:]+|principal://\S+|principalSet://\S+[^\s*]"
+GRANTS = {
+    SERVICE_GRANT: (("roles/run.invoker",), _ACCOUNTS),
+    "gcp:cloudtasks/queueIamMember:QueueIamMember": (
+        ("roles/cloudtasks.enqueuer", "roles/cloudtasks.taskDeleter", "roles/cloudtasks.viewer"),
+        _PRODUCERS,
+    ),
+    "gcp:secretmanager/secretIamMember:SecretIamMember": (("roles/secretmanager.secretAccessor",), _ACCOUNTS),
+    "gcp:serviceaccount/iAMMember:IAMMember": (("roles/iam.serviceAccountUser",), _PRODUCERS),
+    "gcp:projects/iAMMember:IAMMember": (
+        ("roles/cloudsql.client", "roles/cloudtrace.agent", "roles/logging.logWriter", "roles/monitoring.metricWriter"),
+        _ACCOUNTS,
+    ),
+}
+"""Every kind of grant that a deployment may contain: its roles and its members. A whole domain or pool is none."""
+SECRET_NAME = re.compile(
+    r"secret|passw|passphrase|(^|[_-])(pass|pwd|dsn)($|[_-])|token|credential|authorization|cookie"
+    r"|(api|access|private|signing|encryption)[_-]?key",
+    re.IGNORECASE,
+)
+SECRET_TEXT = re.compile(
+    r"://[^/\s@]*:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|(^|[?&;\s\"'])(ssl)?(password|passwd|pwd|secret|token|api_?key|access_?key|private_?key|sig(nature)?)"
+    r"[\"']?\s*[=:]\s*[\"']?[^&\s\"']",
+    re.IGNORECASE,
+)
+"""A password in a URL, a connection string or JSON; or a private key."""
 LIMITS = (
     "rateLimits.maxDispatchesPerSecond",
     "rateLimits.maxConcurrentDispatches",
@@ -49,7 +79,7 @@ POLICIES: list[Policy] = []
 
 
 def on_each(remedy: str) -> Callable[[OfResource], OfResource]:
-    """A policy on each resource: named as the function, described by its docstring, and what to do instead."""
+    """A policy on each resource, named like the function and described by its docstring; `remedy` says what to do."""
 
     def register(find: OfResource) -> OfResource:
         def validate(args: ResourceValidationArgs, report: ReportViolation) -> None:
@@ -78,61 +108,116 @@ def on_all(remedy: str) -> Callable[[OfStack], OfStack]:
 
 @on_each("grant it to the one account that needs it")
 def no_public_access(resource: Resource) -> Iterator[str]:
-    """Nobody gets in without a grant to them: no allUsers, no allAuthenticatedUsers."""
+    """Nobody has access without a grant of their own: no allUsers, no allAuthenticatedUsers."""
     for path, text in texts(resource.properties):
         if re.search(r"""(^|[:"])all(Authenticated)?Users($|")""", text):
-            yield f"{path} lets everybody in"
+            yield f"{path} grants access to everybody"
 
 
-@on_each("leave invokerIamDisabled false, and grant roles/run.invoker on the service")
+@on_each("leave it off, and grant roles/run.invoker on the service")
 def invoker_check_on(resource: Resource) -> Iterator[str]:
-    """Cloud Run checks who calls."""
-    if resource.properties.get("invokerIamDisabled") is True:
-        yield "invokerIamDisabled switches the check of the caller off"
+    """Cloud Run checks every caller. The older API switches the check off by an annotation."""
+    for path, value in parts(resource.properties):
+        switch = re.search(r"(^|\.)(invokerIamDisabled|run\.googleapis\.com/invoker-iam-disabled)$", path)
+        if switch and value is not UNKNOWN and str(value).lower() not in ("false", "none"):
+            yield f"{path} switches the check of the caller off"
+
+
+@on_each("grant a listed role on the one resource that it is needed for; GRANTS in policy/__main__.py is the list")
+def grants_by_list(resource: Resource) -> Iterator[str]:
+    """Only listed roles, on one resource, for members of their own. Other grants in a shared project stay."""
+    kind = resource.type.rpartition(":")[2]
+    if not re.search(r"I(AM|am)(Member|Binding|Policy)$", kind):
+        return
+    if resource.type not in GRANTS:
+        yield f"{kind} is not a listed kind of grant"
+        return
+    roles, members = GRANTS[resource.type]
+    role, member = resource.properties.get("role", UNKNOWN), resource.properties.get("member", UNKNOWN)
+    if role not in (*roles, UNKNOWN):
+        yield f"{kind} grants {role}, which is not listed for it"
+    if member is not UNKNOWN and not re.fullmatch(members, str(member)):
+        yield f"{kind} grants {role} to {member}, which is not a listed kind of member"
+
+
+@on_all("grant roles/run.invoker to one account that the same stack declares")
+def one_invoker(resources: Sequence[Resource]) -> Iterator[str]:
+    """One account alone may call a service, and the stack declares it."""
+    accounts = {
+        f"serviceAccount:{each.properties.get('accountId')}@{each.properties.get('project')}.iam.gserviceaccount.com"
+        for each in resources
+        if each.type == ACCOUNT
+    }
+    invokers: dict[Any, set[Any]] = {}
+    for each in resources:
+        if each.type == SERVICE_GRANT:
+            service, member = (each.properties.get(key, UNKNOWN) for key in ("name", "member"))
+            members = invokers.setdefault(id(each) if service is UNKNOWN else service, set())
+            members.add(id(each) if member is UNKNOWN else member)
+            if member is not UNKNOWN and member not in accounts:
+                yield f"{member}, who may call {service}, is not an account of this stack"
+    for service, members in invokers.items():
+        if len(members) > 1:
+            yield f"{len(members)} members may call {service}"
+
+
+@on_each("let what needs the account run as it")
+def no_account_key(resource: Resource) -> Iterator[str]:
+    """Nobody holds a key of a service account: it never expires and works everywhere."""
+    if re.search(r"^gcp:(serviceaccount/key:Key|storage/hmacKey:HmacKey)$", resource.type):
+        yield "a key of a service account is created"
 
 
 @on_each("name it by digest, NAME@sha256:..., as a build's repoDigest does")
 def image_by_digest(resource: Resource) -> Iterator[str]:
-    """What runs is what was deployed: a tag can come to mean another image."""
+    """The image that was deployed is the one that runs: a tag can move to another image."""
     for path, text in texts(resource.properties):
-        if re.search(r"(^|\.)containers\[\d+\]\.image$", path) and "@sha256:" not in text:
+        if re.search(r"(^|\.)(initC|c)ontainers\[\d+\]\.image$", path) and "@sha256:" not in text:
             yield f"{path} = {text!r} is an image by tag"
 
 
 @on_each("give it a service account of its own")
 def no_default_account(resource: Resource) -> Iterator[str]:
-    """Nothing runs as the default compute account, which may do nearly everything in the project."""
+    """Nothing runs as a default account, which has the role of an editor in many projects."""
     for path, text in texts(resource.properties):
-        if text.endswith("-compute@developer.gserviceaccount.com"):
-            yield f"{path} is the default compute account"
+        if re.search(r"(-compute@developer|@appspot|@cloudbuild)\.gserviceaccount\.com$", text):
+            yield f"{path} is a default account"
     for path, value in parts(resource.properties):
         named = isinstance(value, Mapping) and (value.get("serviceAccount") or value.get("serviceAccountName"))
         if isinstance(value, Mapping) and "containers" in value and not named:
             yield f"{path} names no service account, so its containers run as the default compute account"
 
 
-@on_each("grant it on the one service or account that it is needed for")
-def no_wide_role(resource: Resource) -> Iterator[str]:
-    """The right to invoke or to act as an account is never a whole project's."""
-    if re.match(r"gcp:(projects|folder|organizations)/iAM", resource.type):
-        for path, text in texts(resource.properties):
-            for role in re.findall(r"roles/(?:run\.invoker|iam\.serviceAccountUser)\b", text):
-                yield f"{path} grants {role} on everything at once"
-
-
 @on_each("keep it in Secret Manager and refer to it with valueSource.secretKeyRef")
 def no_plain_secret(resource: Resource) -> Iterator[str]:
-    """A container's secrets come from Secret Manager: its variables can be read by every viewer of the project."""
+    """Secrets come from Secret Manager: every viewer of the project can read variables, arguments and headers."""
     for path, value in parts(resource.properties):
-        if re.search(r"\.envs\[\d+\]$", path) and isinstance(value, Mapping) and isinstance(value.get("value"), str):
-            named = re.search(r"SECRET|PASSW|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_?KEY", str(value.get("name")).upper())
-            if value["value"] and (named or re.search(r"://[^/\s@]*:[^/\s@]+@", value["value"])):
-                yield f"{path} has {value.get('name')} in plain text"
+        if isinstance(value, Mapping):
+            name, text = value.get("name", value.get("key")), value.get("value")
+            if isinstance(text, str) and isinstance(name, str) and _secret(name, text):
+                yield f"{path} has {name} in plain text"
+        elif isinstance(value, list) and re.search(r"\.(args|commands?)$", path):
+            for index, (flag, text) in enumerate(zip(value, [*value[1:], ""], strict=True)):
+                split = isinstance(flag, str) and isinstance(text, str) and re.fullmatch(r"--?[\w-]+", flag)
+                if split and not text.startswith("-") and _secret(flag, text):
+                    yield f"{path}[{index + 1}] is the value of {flag} in plain text"
+        elif isinstance(value, str) and re.search(r"\.(headers?\.|(args|commands?)\[)", path):
+            assigned = re.search(r"^-{0,2}([\w-]+)[=:](\S+)", value)
+            if (assigned and _secret(assigned[1], assigned[2])) or re.search(r"\.(Authorization|Cookie)$", path):
+                yield f"{path} has a secret in plain text"
+        if isinstance(value, str) and re.search(r"\.(envs|args|commands?)\[", path) and SECRET_TEXT.search(value):
+            yield f"{path} has a secret in plain text"
+
+
+def _secret(name: str, text: str) -> bool:
+    """Whether a variable or flag of this name holds a secret, and not the path of one."""
+    is_path = text.startswith("/") and re.search(r"(file|path)$", name, re.IGNORECASE)
+    return bool(text and SECRET_NAME.search(name) and not is_path)
 
 
 @on_each("write every rate and retry figure: one that is left out keeps the value that it last had")
 def queue_limits_written(resource: Resource) -> Iterator[str]:
-    """A queue's limits are the ones that its program states."""
+    """A queue has the limits that its program states."""
     if resource.type == QUEUE:
         at = dict(parts(resource.properties))
         missing = [path for path in LIMITS if at.get(path) is None and at.get(path.partition(".")[0]) is not UNKNOWN]
@@ -142,7 +227,7 @@ def queue_limits_written(resource: Resource) -> Iterator[str]:
 
 @on_all("lower rateLimits.maxConcurrentDispatches, or raise what the service takes")
 def dispatches_fit_the_service(resources: Sequence[Resource]) -> Iterator[str]:
-    """Queues never send more at once than services take: the rest is answered 429, which uses attempts up."""
+    """Queues never send more at once than services take: the rest is answered 429, which uses up attempts."""
     queues = [dict(parts(each.properties)) for each in resources if each.type == QUEUE]
     services = [dict(parts(each.properties)) for each in resources if each.type == SERVICE]
     sent = [at.get("rateLimits.maxConcurrentDispatches", UNKNOWN) for at in queues]
@@ -159,7 +244,7 @@ def dispatches_fit_the_service(resources: Sequence[Resource]) -> Iterator[str]:
 
 @on_all("set its desiredState to PAUSED")
 def dead_letters_paused(resources: Sequence[Resource]) -> Iterator[str]:
-    """The queue that a service stores dead letters in is paused, or each would be sent again and again."""
+    """The queue that a service stores dead letters in is paused, or each would be retried for ever."""
     services = [resource.properties for resource in resources if resource.type == SERVICE]
     variables = [part for service in services for _, part in parts(service) if isinstance(part, Mapping)]
     named = [part.get("value") for part in variables if part.get("name") == "DEAD_LETTER_QUEUE"]
@@ -168,11 +253,11 @@ def dead_letters_paused(resources: Sequence[Resource]) -> Iterator[str]:
             place = resource.properties
             path = f"projects/{place.get('project')}/locations/{place.get('location')}/queues/{place.get('name')}"
             if path in named and place.get("desiredState") not in ("PAUSED", UNKNOWN):
-                yield f"{path} is a service's own and is not paused"
+                yield f"{path} is named in a service and is not paused"
 
 
 def known(value: Any) -> Any:  # noqa: ANN401 - any property value
-    """The value, with UNKNOWN in place of what the SDK refuses to show."""
+    """The value, with UNKNOWN for what the SDK does not know yet."""
     if isinstance(value, Mapping):
         return {key: _item(value, key) for key in value}
     if isinstance(value, Sequence) and not isinstance(value, str):
