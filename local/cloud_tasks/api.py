@@ -15,7 +15,9 @@ import grpc
 from google.cloud.tasks_v2 import types
 from google.protobuf.message import DecodeError
 
+from local.cloud_tasks import beta
 from local.cloud_tasks.batches import Batches
+from local.cloud_tasks.beta import BETA_CALLS, BETA_SERVICE
 from local.cloud_tasks.calls import CALLS, SERVICE, Call
 from local.cloud_tasks.messages import CallError, Message, invalid, pacific_time
 from local.cloud_tasks.names import check_resource, denied
@@ -60,6 +62,8 @@ class Api:
             raise CallError("INTERNAL", "Internal error encountered.") from None
 
     def _perform(self, call: Call, request: Message) -> Message:
+        if call.service == BETA_SERVICE:
+            return beta.perform(call, request, self._perform, self._queues.statistics)
         resource = operator.attrgetter(call.field)(request)
         if call.service == SERVICE:
             permission = "queues.list" if call.field == "resource" else call.permission
@@ -87,11 +91,12 @@ class Api:
 
     def grpc_handlers(self) -> list[grpc.GenericRpcHandler]:
         """The services for a gRPC server; a call that is not in the table answers UNIMPLEMENTED."""
+        calls = CALLS + BETA_CALLS
         return [
             grpc.method_handlers_generic_handler(
-                service, {call.name: self._grpc_handler(call) for call in CALLS if call.service == service}
+                service, {call.name: self._grpc_handler(call) for call in calls if call.service == service}
             )
-            for service in dict.fromkeys(call.service for call in CALLS)
+            for service in dict.fromkeys(call.service for call in calls)
         ]
 
     def _grpc_handler(self, call: Call) -> "grpc.RpcMethodHandler[bytes, Message]":
@@ -127,7 +132,7 @@ def _request(call: Call, body: bytes, context: "grpc.aio.ServicerContext[bytes, 
         raise invalid(
             f"The request deadline is {deadline}. The deadline cannot be more than {MAX_CALL_SECONDS}s in the future."
         )
-    if call.service == SERVICE:
+    if call.service in (SERVICE, BETA_SERVICE):
         field = ROUTING_FIELDS.get(call.name, call.field)
         wanted = operator.attrgetter(call.field)(request)
         for key, value in context.invocation_metadata() or ():

@@ -65,7 +65,7 @@ def _calls(service: str, prefix: str, requests: Any, *rows: tuple[str, str, Any,
             verb,
             field,
             noun.lower(),
-            re.compile(f"/v2/({_PATTERNS[noun]}){suffix}"),
+            re.compile(f"/v2(?:beta3)?/({_PATTERNS[noun]}){suffix}"),
             *body or ["*" if verb == "POST" else ""],
         )
 

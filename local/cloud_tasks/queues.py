@@ -32,7 +32,7 @@ from local.cloud_tasks.messages import (
 )
 from local.cloud_tasks.names import check_new_queue
 from local.cloud_tasks.queue_config import check_mask, new_queue, rate_limits, updated_queue
-from local.cloud_tasks.schedule import Schedule
+from local.cloud_tasks.schedule import Schedule, Statistics
 from local.cloud_tasks.store import Store, StoredQueue
 
 log = logging.getLogger("local.cloud_tasks.queues")
@@ -131,6 +131,10 @@ class Queues:
     def allows(self, member: str, permission: str, path: str) -> bool:
         """Whether a member, `serviceAccount:...`, has a permission, such as `tasks.create`, on a queue."""
         return path in self._open and iam.allows(self._open[path].policy, member, permission)
+
+    def statistics(self, path: str) -> Statistics:
+        """The figures of a queue now; raises CallError if it does not exist."""
+        return self[path].schedule.statistics(self._monotonic())
 
     # Calls
 

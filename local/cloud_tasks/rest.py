@@ -1,5 +1,6 @@
 """The calls over HTTP and JSON, as Google's front end takes and gives them."""
 
+import functools
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -7,11 +8,13 @@ from html import escape
 from typing import Any
 
 from aiohttp import web
+from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
 from google.rpc import code_pb2, error_details_pb2  # noqa: F401 - the details of errors are printed by their types
 
 from local.cloud_tasks.api import Api
-from local.cloud_tasks.calls import CALLS, Call
+from local.cloud_tasks.beta import BETA_CALLS, BETA_SERVICE
+from local.cloud_tasks.calls import CALLS, SERVICE, Call
 from local.cloud_tasks.json_request import parse_request
 from local.cloud_tasks.messages import CallError, Message, invalid
 
@@ -32,6 +35,9 @@ _HTTP_STATUS = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+_BETA = (*BETA_CALLS, *(call for call in CALLS if call.service not in (SERVICE, BETA_SERVICE)))
+_BUFFER = re.compile(r"/v2(?:beta3)?/(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks(?:/([^/:]+))?:buffer")
+_GET_QUEUE, _CREATE_TASK = (next(call for call in CALLS if call.name == name) for name in ("GetQueue", "CreateTask"))
 _NOT_FOUND_PAGE = """<!DOCTYPE html>
 <html lang=en>
   <meta charset=utf-8>
@@ -49,22 +55,45 @@ def routes(api: Api) -> list[web.RouteDef]:
 def _handler(api: Api) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(http: web.Request) -> web.Response:
         verb = http.headers.get("X-HTTP-Method-Override", http.method) if http.method == "POST" else http.method
-        for call in CALLS:
+        for call in _BETA if http.path.startswith("/v2beta3/") else CALLS:
             match = call.path.fullmatch(http.path)
             if match and verb == call.verb:
-                return await _answer(api, call, match[1], http)
+                return await _answer(http, functools.partial(_perform, api, call, match[1], http))
+        buffered = _BUFFER.fullmatch(http.path)
+        if buffered and verb == "POST":
+            return await _answer(http, functools.partial(_buffer, api, buffered, http))
         page = _NOT_FOUND_PAGE.format(escape(http.path))
         return web.Response(status=404, text=page, content_type="text/html")
 
     return answer
 
 
-async def _answer(api: Api, call: Call, resource: str, http: web.Request) -> web.Response:
+def _perform(api: Api, call: Call, resource: str, http: web.Request, body: bytes) -> dict[str, Any]:
+    request = parse_request(call, resource, list(http.query.items()), body if call.body else b"")
+    numbers = http.query.get("$alt", http.query.get("alt", "")).endswith("enum-encoding=int")
+    return _json(api.perform(call, request), use_integers_for_enums=numbers)
+
+
+def _buffer(api: Api, path: re.Match[str], http: web.Request, body: bytes) -> dict[str, Any]:
+    """BufferTask: create a task of the raw body, for the address that the queue's target has; raises CallError."""
+    queue, task_id = path[1], path[2]
+    target = api.perform(_GET_QUEUE, _GET_QUEUE.request(name=queue)).http_target
+    uri = target.uri_override
+    if not uri.host:
+        raise invalid("The queue has no http_target with a host, which BufferTask needs.")
+    scheme = "http" if uri.scheme == types.UriOverride.Scheme.HTTP else "https"
+    task: dict[str, Any] = {"http_request": {"url": f"{scheme}://{uri.host}", "body": body}}
+    if "Content-Type" in http.headers:
+        task["http_request"]["headers"] = {"Content-Type": http.headers["Content-Type"]}
+    if task_id:
+        task["name"] = f"{queue}/tasks/{task_id}"
+    return {"task": _json(api.perform(_CREATE_TASK, _CREATE_TASK.request(parent=queue, task=task)))}
+
+
+async def _answer(http: web.Request, perform: Callable[[bytes], dict[str, Any]]) -> web.Response:
     status = 200
     try:
-        request = parse_request(call, resource, list(http.query.items()), await _body(http) if call.body else b"")
-        numbers = http.query.get("$alt", http.query.get("alt", "")).endswith("enum-encoding=int")
-        answer = _json(api.perform(call, request), use_integers_for_enums=numbers)
+        answer = perform(await _body(http))
         if "fields" in http.query or "$fields" in http.query:
             answer = _partial(answer, http.query.get("fields") or http.query["$fields"])
     except CallError as error:

@@ -6,6 +6,7 @@ that is set forward or back neither stops a queue nor makes it exceed its rate. 
 figures and recorded answers for the burst and the backoff.
 """
 
+import collections
 import dataclasses
 import heapq
 import itertools
@@ -62,6 +63,18 @@ class RetryConfig:
         return attempts >= self.max_attempts and now - first_attempt >= self.max_retry_duration
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """The figures of a queue at one time."""
+
+    tasks: int
+    in_flight: int
+    executed_last_minute: int
+    rate: float
+    next_due: float | None
+    """In seconds since the epoch; None if no task waits."""
+
+
 class Schedule:
     """The waiting and the dispatched tasks of one queue, by their ids."""
 
@@ -77,6 +90,8 @@ class Schedule:
         """The same for tasks that wait for a retry, with the tick at which they are due at the latest."""
         self._order = itertools.count()
         self._in_flight: set[str] = set()
+        self._finished: collections.deque[float] = collections.deque()
+        """Ticks at which dispatches of the last minute ended."""
         # the bucket as one tick, at which it is full again: exact for any rate, and no tokens to round
         self._full_at = tick if rested else tick + limits.max_burst_size / limits.rate
 
@@ -151,6 +166,18 @@ class Schedule:
         self._waiting.pop(task, None)
         self._in_flight.add(task)
 
-    def finish(self, task: str) -> None:
+    def statistics(self, tick: float) -> Statistics:
+        """The queue's figures now."""
+        while self._finished and self._finished[0] <= tick - 60:
+            self._finished.popleft()
+        next_due = min((due for due, _ in self._waiting.values()), default=None)
+        rate = self._limits.max_dispatches_per_second
+        return Statistics(len(self), len(self._in_flight), len(self._finished), rate, next_due)
+
+    def finish(self, task: str, tick: float = 0.0) -> None:
         """End a dispatch."""
-        self._in_flight.discard(task)
+        if task in self._in_flight:
+            self._in_flight.remove(task)
+            self._finished.append(tick)
+            if self._finished[0] <= tick - 60:
+                self._finished.popleft()

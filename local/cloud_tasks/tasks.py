@@ -304,7 +304,7 @@ class CloudTasks:
 
     def _free(self, path: str, task_id: str) -> None:
         """End a dispatch, so that the queue may dispatch another task."""
-        self.queues[path].schedule.finish(task_id)
+        self.queues[path].schedule.finish(task_id, self._monotonic())
         self._queue_changed(path)
 
     def _end(self, path: str, task_id: str) -> None:

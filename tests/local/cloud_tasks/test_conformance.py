@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
+from google.api_core import exceptions
+from google.cloud import tasks_v2beta3
+from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksGrpcTransport as BetaTransport
 
 from tests.local.cloud_tasks.serving import ACCOUNT, LOCATION, Client, Serving, client
 from tests.local.running import request as http
@@ -273,3 +276,44 @@ def test_where_grants_count_a_caller_may_do_what_its_roles_say_and_no_more(tmp_p
         assert call("get_task", {"name": ABSENT}) == ("NOT_FOUND", NO_ENTITY)
         assert call("get_task", full) == ("PERMISSION_DENIED", denied.format("tasks.fullView", ABSENT))
         assert call("test_iam_permissions", asked) == ("OK", {"permissions": ["cloudtasks.tasks.get"]})
+
+
+def test_v2beta3_answers_as_v2_with_a_queues_statistics(service: Serving) -> None:
+    name = f"{LOCATION}/queues/beta"
+    transport = BetaTransport(channel=grpc.insecure_channel(service.grpc))
+    with tasks_v2beta3.CloudTasksClient(transport=transport) as beta:
+        limits = {"max_dispatches_per_second": 7}
+        beta.create_queue({"parent": LOCATION, "queue": {"name": name, "rate_limits": limits}})
+        http_request = {"url": URL, "body": b"{}"}
+        for task_id in ("a", "b"):
+            task = {"name": f"{name}/tasks/{task_id}", "http_request": http_request}
+            beta.create_task({"parent": name, "task": task})
+        service.answer(service.do(lambda tasks: tasks.start_attempts(name))[0], 200)
+        queue = beta.get_queue({"name": name})
+        assert (queue.type_, queue.rate_limits.max_burst_size, "stats" in queue) == (2, 10, False)
+        stats = beta.get_queue({"name": name, "read_mask": {"paths": ["name", "stats"]}}).stats
+        assert (stats.tasks_count, stats.executed_last_minute_count) == (1, 1)
+        assert (stats.concurrent_dispatches_count, stats.effective_execution_rate) == (1, 7)
+        found = beta.get_task({"name": f"{name}/tasks/b", "response_view": "FULL"})
+        assert (found.http_request.body, found.dispatch_count) == (b"{}", 1)
+        assert [each.name for each in beta.list_tasks(parent=name)] == [found.name]
+        with pytest.raises(exceptions.MethodNotImplemented, match="pullMessage"):
+            beta.create_task({"parent": name, "task": {"pull_message": {"payload": b"x"}}})
+        with pytest.raises(exceptions.NotFound, match="Queue does not exist"):
+            beta.pause_queue(name=f"{name}-missing")
+    status, text = http(f"http://{service.rest}/v2beta3/{name}?readMask=stats")
+    assert (status, json.loads(text)["stats"]["tasksCount"]) == (200, "1")
+
+
+@pytest.mark.parametrize("version", ["v2", "v2beta3"])
+def test_a_buffered_task_is_made_of_the_raw_body_and_the_queues_target(service: Serving, version: str) -> None:
+    name = f"{LOCATION}/queues/buffer-{version}"
+    target = {"uriOverride": {"host": "h.example", "pathOverride": {"path": "/p"}}, "httpMethod": "PUT"}
+    http(f"http://{service.rest}/v2/{LOCATION}/queues", json.dumps({"name": name, "httpTarget": target}).encode())
+    for path, task_id in (("tasks/own:buffer", "own"), ("tasks:buffer", r"\d+")):
+        status, text = http(f"http://{service.rest}/{version}/{name}/{path}", b"raw \xff")
+        assert status == 200
+        assert re.fullmatch(f"{name}/tasks/{task_id}", json.loads(text)["task"]["name"])
+    attempts = service.do(lambda tasks: tasks.start_attempts(name))
+    assert {(each.method, each.url, each.body) for each in attempts} == {("PUT", "https://h.example/p", b"raw \xff")}
+    assert http(f"http://{service.rest}/{version}/{QUEUE}/tasks:buffer", b"x")[0] == 400
