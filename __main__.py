@@ -43,7 +43,7 @@ if s.has_outbox:
         {
             **scope,
             **s.relay,
-            "queue": queue.path,
+            "queue": queue.name,
             "service_url": service.url,
             "audience": audience,
             "invoker_email": invoker.email,

@@ -224,18 +224,18 @@ class InvokerSettings(TypedDict):
             **_ACCOUNT_ID,
         ),
     ]
+    invoker_display_name: Annotated[
+        str,
+        Rule(
+            "Cloud Tasks Invoker", "Display name of that account", pattern=r"\S.{0,99}", accepts="1 to 100 characters"
+        ),
+    ]
     producers_act_as_invoker: Annotated[
         bool,
         Rule(
             True,
             "Let producers put the invoker's token into a task, as tasks of the tutorial do. Weaker: a producer can "
             "send that token to any URL. If false, only the queue sets the token",
-        ),
-    ]
-    invoker_display_name: Annotated[
-        str,
-        Rule(
-            "Cloud Tasks Invoker", "Display name of that account", pattern=r"\S.{0,99}", accepts="1 to 100 characters"
         ),
     ]
 

@@ -15,18 +15,18 @@ PASS_DEADLINE_SECONDS = 60
 
 class RelayArgs(ProjectArgs):
     queue: pulumi.Input[str]
-    """Full path of the main queue."""
+    """Short name of the main queue; known when the queue can be used."""
     queue_name: str
-    """Its short name, which the names of job and metric begin with."""
+    """The same as text. The names of job and metric begin with it."""
     service_name: str
     service_url: pulumi.Input[str]
     """Root URL of the handler."""
     audience: str
     """Audience of the job's token."""
     invoker_email: pulumi.Input[str]
-    """Account that the job signs in as."""
+    """Account whose token the job sends."""
     handler_member: pulumi.Input[str]
-    """Account of the handler, `serviceAccount:...`."""
+    """Account of the handler, `serviceAccount:EMAIL`."""
 
 
 class Relay(pulumi.ComponentResource):
@@ -39,7 +39,7 @@ class Relay(pulumi.ComponentResource):
             f"{name}-enqueuer",
             project=project,
             location=location,
-            name=pulumi.Output.from_input(args["queue"]).apply(lambda path: path.rpartition("/")[2]),
+            name=args["queue"],
             role="roles/cloudtasks.enqueuer",
             member=args["handler_member"],
             opts=pulumi.ResourceOptions(parent=self),

@@ -58,6 +58,8 @@ class TaskQueue(pulumi.ComponentResource):
 
     path: pulumi.Output[str]
     """`projects/P/locations/L/queues/Q`; known when the producers may add tasks."""
+    name: pulumi.Output[str]
+    """The queue's short name; known when the handler can store what fails. A new producer does not change it."""
     dead_letter_path: pulumi.Output[str]
     """Path of the dead-letter queue; known when the handler may use it."""
 
@@ -151,6 +153,7 @@ class TaskQueue(pulumi.ComponentResource):
             for member in args["producers"]
         ]
         self.dead_letter_path = _once(dead_letters.id, handler_grants)
+        self.name = _once(queue.name, handler_grants)
         self.path = _once(queue.id, [*handler_grants, *grants])
         self.register_outputs({"path": self.path, "dead_letter_path": self.dead_letter_path})
 
@@ -165,9 +168,9 @@ def warn_of_a_move(hook: pulumi.ResourceHookArgs) -> None:
         )
 
 
-def _once(path: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember]) -> pulumi.Output[str]:
-    """The path, known when the grants exist."""
-    return pulumi.Output.all(path, *(grant.id for grant in grants)).apply(lambda resolved: str(resolved[0]))
+def _once(value: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember]) -> pulumi.Output[str]:
+    """The value, known when the grants exist."""
+    return pulumi.Output.all(value, *(grant.id for grant in grants)).apply(lambda resolved: str(resolved[0]))
 
 
 def _override(service_url: str, path: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict:

@@ -39,6 +39,12 @@ def test_the_first_run_finds_queue_service_grants_and_metric(preview: bool) -> N
     assert RELAY - {"Job relay"} <= after
 
 
+def test_a_new_producer_does_not_change_the_relay() -> None:
+    """What waited for the producers' grants would be unknown in a preview, and replaced."""
+    declared = declare()
+    assert not [name for name in declared.long_after("QueueIamMember relay-enqueuer") if "queue-enqueuer" in name]
+
+
 def test_the_metric_counts_the_passes_that_succeeded() -> None:
     declared = declare()
     metric = declared["Metric relay-passes"]
