@@ -186,9 +186,9 @@ def _secret(variables: Mapping[str, str], name: str, form: re.Pattern[str], shap
             raise ValueError(f"{name} is not set and has no default. Set it, or set SIMULATE_EFFECTS to true.")
         return None
     if any(character.isspace() for character in value):
-        raise ValueError(f"{name} contains white space, perhaps a line end. Set it without.")
+        raise ValueError(f"{name} contains white space, perhaps a line end. Set it to a value without.")
     if not form.fullmatch(value) or not (form is _KEY or _has_valid_port(value)):
-        raise ValueError(f"{name} is not {shape}. Set it to that. {'' if form is _KEY else _ENCODING}".rstrip())
+        raise ValueError(f"{name} is malformed. Set it to {shape}. {'' if form is _KEY else _ENCODING}".rstrip())
     return value
 
 

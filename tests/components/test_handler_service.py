@@ -1,11 +1,12 @@
 import pytest
 from google.protobuf import json_format
+from order_handler.environment import Environment
 from pulumi.runtime import rpc
 from pulumi.runtime.mocks import MockMonitor
 
 from local.program import evaluate
 from tests.accepted import HIDDEN, SECRETS, VARIABLES
-from tests.declared import SECRET_TEXTS, STACKS, configuration, declare
+from tests.declared import SECRET_TEXTS, STACKS, Declared, configuration, declare
 
 HANDLER = "serviceAccount:task-handler-sa-prod@shop-project.iam.gserviceaccount.com"
 LABELS = {key: VARIABLES[key].lower().replace("_", "-") for key in SECRETS}
@@ -48,6 +49,30 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
     assert plain["GOOGLE_CLOUD_PROJECT"] == "shop-project"
     assert plain["SIMULATE_EFFECTS"] == "false"
     assert declare("dev").environment["SIMULATE_EFFECTS"] == "true"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"queueName": "q" * 87, "region": "northamerica-northeast2", "maxAttempts": "1000"},
+        {"handlerTimeoutSeconds": "60", "databasePool": "1", "simulateEffects": "true"},
+        {"handlerTimeoutSeconds": "600", "databasePool": "100", "databaseMaxConnections": "2000"},
+    ],
+)
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("project", ["shop-project", "example.com:shop-project"])
+def test_the_handler_can_read_the_environment_that_it_gets(stack: str, project: str, settings: dict[str, str]) -> None:
+    config = {**configuration(stack, **settings), "gcp:project": project}
+    evaluation = evaluate(config=config, secrets=SECRET_TEXTS)
+    variables = Declared(evaluation.resources, evaluation.exports).environment
+    secrets = {VARIABLES[key]: text for key, text in SECRETS.items()}
+    environment = Environment.read(variables | secrets)
+    assert environment.dead_letter_queue == evaluation.exports["dead_letter_queue"]
+    assert environment.database_pool == int(settings.get("databasePool", 4))
+    assert environment.database_url
+    assert environment.mail
+    assert environment.warehouse
 
 
 @pytest.mark.parametrize("preview", [False, True])

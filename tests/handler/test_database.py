@@ -227,7 +227,7 @@ def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
     ("url", "reason"),
     [
         (None, "DATABASE_URL is not set"),
-        ("mysql://shop:geheim@localhost/shop", "DATABASE_URL is not postgresql://"),
+        ("mysql://shop:geheim@localhost/shop", "DATABASE_URL is malformed"),
         ("postgresql://shop:geheim@127.0.0.1:1/shop", "The database refused: "),
         ("sqlite:////no/such/folder/shop.db", "unable to open database file"),
     ],
