@@ -144,7 +144,7 @@ def _arguments() -> argparse.Namespace:
     up.add_argument("--exit-when-idle", action="store_true", help="end when no running queue has a task left")
     up.add_argument("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     up.add_argument("--state", type=Path, metavar="DIR", help="keep tasks and ports in DIR (default: a new folder)")
-    up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N, N+1 and N+2 (default: free ports)")
+    up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N to N+3 (default: free ports)")
     up.add_argument(
         "--database-url", default="", metavar="URL", help="a PostgreSQL instead of SQLite in the state folder"
     )
@@ -159,8 +159,8 @@ def _arguments() -> argparse.Namespace:
         parser.error("--orders must be at least 1")
     if arguments.command != "up":
         return arguments
-    if not 0 <= arguments.port <= 65533:
-        parser.error("--port must be from 1 to 65533")
+    if not 0 <= arguments.port <= 65532:
+        parser.error("--port must be from 1 to 65532")
     if arguments.orders and not arguments.orders.is_file():
         parser.error(f"--orders: {arguments.orders} is not a file of orders")
     return arguments
@@ -242,9 +242,10 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, conso
         if arguments.exit_when_idle:
             failed |= report.total(Event.GONE) > 0 or cloud.store.open_tasks() > 0
         elif not stop.is_set():
-            console.print(_next_commands(cloud), markup=False, highlight=False, soft_wrap=True)
-            logging.getLogger("handler").setLevel(logging.INFO)
-            await stop.wait()
+            with _local_env(cloud) as file:
+                console.print(_next_commands(cloud, file), markup=False, highlight=False, soft_wrap=True)
+                logging.getLogger("handler").setLevel(logging.INFO)
+                await stop.wait()
             log.info("Ending: waiting for the attempts under way")
     return int(failed)
 
@@ -277,24 +278,47 @@ async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
 
 async def _idle(cloud: Cloud, stop: asyncio.Event) -> None:
     """Wait until no running queue has a task, or for the signal to end."""
-    while not stop.is_set() and cloud.tasks.queues.busy():
+    while not stop.is_set() and not await cloud.idle():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 0.05)
 
 
-def _next_commands(cloud: Cloud) -> str:
-    """What to type next, in another terminal."""
-    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in cloud.producer_environment().items())
+@contextlib.contextmanager
+def _local_env(cloud: Cloud) -> Iterator[Path]:
+    """A file for other terminals to source: it points producers, operators and gcloud to this cloud."""
     at = cloud.addresses()
-    _, project, _, location, _, queue = at["queue"].split("/")
-    override = f"CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDTASKS={at['tasks_rest']}/ CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true"
+    variables = {
+        **cloud.producer_environment(),
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDTASKS": f"{at['tasks_rest']}/",
+        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+        "CLOUDSDK_CORE_PROJECT": at["queue"].split("/")[1],
+    }
+    file = Path("local.env")
+    file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _next_commands(cloud: Cloud, local_env: Path) -> str:
+    """What to type next, in another terminal."""
+    at = cloud.addresses()
+    _, _, _, location, _, queue = at["queue"].split("/")
+    curl = (
+        f"""
+  curl {at["shop"]}/orders -d '{{"orderId": "ORD-2", "customerEmail": "grace@example.com"}}'
+  curl {at["shop"]}/orders/ORD-2"""
+        if "shop" in at
+        else ""
+    )
     token = f"curl -s '{at['issuer']}/token?email={at['invoker_email']}&audience={at['service_url']}'"
     return f"""
 Serving until Ctrl-C. In another terminal:
-  export {exports}
-  .venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com --action send_confirmation
+  . ./{local_env}
+  .venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com{curl}
   curl -H "Authorization: Bearer $({token})" {at["service_url"]}/
-  {override} gcloud tasks list --queue={queue} --location={location} --project={project}
+  gcloud tasks list --queue={queue} --location={location}
 """
 
 

@@ -32,6 +32,7 @@ from local.identity import Identity, new_key
 from local.program import ProgramError
 from local.program.declared import Declared
 from local.sinks.effects import PLACEHOLDERS, Effects
+from local.web_app import WebApp
 
 log = logging.getLogger("local.cloud")
 
@@ -46,11 +47,13 @@ class Ports:
     tasks_rest: int
     """Serves Cloud Tasks over REST, and the issuer."""
     service: int
+    shop: int = 0
+    """The web app; 0 too where the handler has no database."""
 
     @classmethod
     def from_first(cls, port: int) -> "Ports":
-        """Returns three consecutive ports, or three of the system's choice if `port` is 0."""
-        return cls(port, port + 1, port + 2) if port else cls(0, 0, 0)
+        """Returns four consecutive ports, or four of the system's choice if `port` is 0."""
+        return cls(port, port + 1, port + 2, port + 3) if port else cls(0, 0, 0)
 
 
 class PortTakenError(Exception):
@@ -141,6 +144,9 @@ class Cloud:
         self._faults = faults
         self._runtime = runtime
         self._listener = listener
+        self._preparing = asyncio.Lock()
+        self._has_tables: bool | None = None
+        """None: not known yet."""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as started:
@@ -154,7 +160,7 @@ class Cloud:
 
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         """Starts each part after the parts that it needs, so that `started` ends it before them."""
-        program = self.program
+        program, ports = self.program, self.ports
         rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))
         rest_port, service_port = rest_listener.getsockname()[1], self._service_listener.getsockname()[1]
         identity = Identity(
@@ -187,6 +193,12 @@ class Cloud:
         started.push_async_callback(dispatcher.stop)
         grpc_port = await _serve_grpc(started, api, self.ports.tasks_grpc, "Cloud Tasks over gRPC")
         self.ports = Ports(grpc_port, rest_port, service_port)
+        if self._has_shop():
+            shop_listener = started.enter_context(listen(ports.shop, "the shop"))
+            self.ports = dataclasses.replace(self.ports, shop=shop_listener.getsockname()[1])
+            environment = {"DATABASE_URL": self.effects.database_url, **self.producer_environment()}
+            web_app = WebApp(shop_listener, environment, self._prepare_shop)
+            await started.enter_async_context(web_app.running())
         scheduler = Scheduler(program.jobs, identity, self._clock, self._faults)
         await started.enter_async_context(scheduler.running())
 
@@ -234,11 +246,35 @@ class Cloud:
         """Kills the handlers, for a caller that exits at once."""
         self._instances.kill_all()
 
+    def _has_shop(self) -> bool:
+        """Returns whether the handler relays an outbox, and has the database that a web app shares with it."""
+        if isinstance(self._runtime, RunningHandler) or "TASK_QUEUE" not in self.program.service.environment:
+            return False
+        return self._runtime.prepare({"DATABASE_URL": self.effects.database_url}) is not None
+
+    async def _prepare_shop(self) -> None:
+        if await self._prepare_database():
+            await asyncio.to_thread(self.effects.shop.fill_shelf)
+
+    async def _prepare_database(self) -> bool:
+        async with self._preparing:
+            if self._has_tables is None:
+                self._has_tables = await prepare_database(self._runtime, self.effects.database_url)
+            return self._has_tables
+
+    async def idle(self) -> bool:
+        """Returns whether no running queue has a task, and the shop has sent what it committed."""
+        if self.tasks.queues.busy():
+            return False
+        if not self.ports.shop or not await self._prepare_database():
+            return True
+        return not await asyncio.to_thread(self.effects.shop.unsent) and not self.tasks.queues.busy()
+
     async def commit(self, orders: Iterable[str]) -> bool:
         """Commits orders to the handler's database, as a web app does before it creates their tasks.
 
         Returns False if this handler has no such database."""
-        if not await prepare_database(self._runtime, self.effects.database_url):
+        if not await self._prepare_database():
             return False
         await asyncio.to_thread(self.effects.shop.commit, orders)
         return True
@@ -268,6 +304,7 @@ class Cloud:
             "queue": exports["queue"],
             "dead_letter_queue": exports["dead_letter_queue"],
             "issuer": rest,
+            **({"shop": f"http://127.0.0.1:{self.ports.shop}"} if self.ports.shop else {}),
         }
 
     def producer_environment(self) -> dict[str, str]:
@@ -279,6 +316,11 @@ class Cloud:
             "ORDER_TASKS_SERVICE_URL": at["service_url"],
             "ORDER_TASKS_INVOKER_EMAIL": at["invoker_email"],
             "ORDER_TASKS_DEAD_LETTER_QUEUE": at["dead_letter_queue"],
+            **(
+                {"ORDER_TASKS_SHOP_URL": at["shop"], "ORDER_TASKS_DATABASE_URL": self.effects.database_url}
+                if self.ports.shop
+                else {}
+            ),
         }
 
     def describe(self) -> str:

@@ -155,7 +155,7 @@ class Instances:
                 stderr=asyncio.subprocess.STDOUT,
                 limit=_LINE_BYTES,
                 start_new_session=True,  # Ctrl-C is for the local cloud, which then ends its instances gracefully
-                preexec_fn=_end_with(os.getpid(), self._runtime.end_signal) if sys.platform == "linux" else None,
+                preexec_fn=end_with(os.getpid(), self._runtime.end_signal) if sys.platform == "linux" else None,
             )
         except OSError as error:
             raise NoInstanceError(503, f"the handler cannot be started: {error}; {self._runtime.remedy}") from None
@@ -248,7 +248,7 @@ def _free_port() -> int:
         return port
 
 
-def _end_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+def end_with(parent: int, number: signal.Signals) -> Callable[[], None]:
     """What a child runs first, so that kill -9 of the local cloud leaves no instance behind."""
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG
     prctl = ctypes.CDLL(None).prctl

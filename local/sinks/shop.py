@@ -11,6 +11,10 @@ import sqlalchemy as sql
 STOCK = 10
 """Initial stock of each item. Each order has its own item, so that one error cannot hide another."""
 
+NOTEBOOK = "notebook"
+"""The item of the shop's orders that name none."""
+NOTEBOOKS = 1_000_000
+
 _METADATA = sql.MetaData()
 _ORDERS = sql.Table("orders", _METADATA, sql.Column("order_id", sql.Text))
 _LINES = sql.Table(
@@ -43,6 +47,19 @@ class Shop:
                 lines = [{"order_id": order, "item": item, "quantity": 1} for order, item in items.items()]
                 connection.execute(sql.insert(_LINES), lines)
 
+    def fill_shelf(self) -> None:
+        """Puts the item of orders that name none into the stock, once."""
+        statement = "INSERT INTO stock (item, quantity) VALUES (:item, :quantity) ON CONFLICT DO NOTHING"
+        with self._engine.begin() as connection:
+            connection.execute(sql.text(statement), {"item": NOTEBOOK, "quantity": NOTEBOOKS})
+
+    def unsent(self) -> bool:
+        """Returns whether rows of the outbox wait to be sent."""
+        with self._engine.connect() as connection:
+            return (
+                connection.execute(sql.text("SELECT 1 FROM outbox WHERE refused IS NULL LIMIT 1")).first() is not None
+            )
+
     def is_empty(self) -> bool:
         """Returns whether no order was ever committed."""
         with self._engine.connect() as connection:
@@ -55,7 +72,8 @@ class Shop:
     def sold(self) -> list[int]:
         """Returns, for each item, by how much its stock has fallen."""
         with self._engine.connect() as connection:
-            return [STOCK - quantity for quantity in connection.execute(sql.select(_STOCK.c.quantity)).scalars()]
+            stock = connection.execute(sql.select(_STOCK.c.item, _STOCK.c.quantity)).all()
+            return [(NOTEBOOKS if item == NOTEBOOK else STOCK) - quantity for item, quantity in stock]
 
     def disturb(self, seconds: float) -> str:
         """Makes other users' transactions fail: cuts PostgreSQL's connections, or locks SQLite for `seconds`."""
@@ -72,11 +90,15 @@ class Shop:
 
 
 def order_ids(file: Path) -> list[str]:
-    """Returns the order ids in a file of orders. Skips lines that are not orders: the producer reports them."""
+    """Returns the ids of the orders in a file whose tasks are created directly, since each names its action.
+
+    Skips lines that are not orders: the producer reports them."""
     found = []
     for line in file.read_bytes().splitlines():
         try:
-            found.append(json.loads(line)["orderId"])
+            order = json.loads(line)
+            if "action" in order:
+                found.append(order["orderId"])
         except (ValueError, TypeError, KeyError):
             continue
     return [order for order in found if isinstance(order, str)]

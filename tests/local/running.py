@@ -142,7 +142,7 @@ def copy_of_checkout(folder: Path) -> Path:
     """The program and the local cloud in a folder where a test may change them; the handler's environment is shared."""
     for file in (*ROOT.glob("*.py"), *ROOT.glob("Pulumi*.yaml")):
         shutil.copy(file, folder)
-    for name in ("components", "local"):
+    for name in ("components", "examples", "local"):
         shutil.copytree(ROOT / name, folder / name)
     (folder / "handler").mkdir()
     shutil.copytree(ROOT / "handler/order_handler", folder / "handler/order_handler")

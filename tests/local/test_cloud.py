@@ -56,7 +56,7 @@ async def start(program: Declared, store: Store, folder: Path, ports: Ports) -> 
         effects = Effects(folder, faults)
         cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime, Listener())
         async with cloud:
-            assert len(open_sockets()) == 6
+            assert len(open_sockets()) == 7
         assert len(asyncio.all_tasks()) == 1
 
 

@@ -17,8 +17,9 @@ from io import FileIO
 from order_tasks.cli.command import Command, UsageError, read_config
 from order_tasks.cli.orders_file import FileOrder, read_orders
 from order_tasks.cli.progress import Progress
+from order_tasks.cli.shop import client
 from order_tasks.cli.times import Clock
-from order_tasks.client import AsyncOrderTasks, Outcome
+from order_tasks.client import Outcome
 from order_tasks.config import Config
 from order_tasks.order import NEW_ORDER_ACTIONS, Order
 
@@ -49,9 +50,9 @@ def _run(args: argparse.Namespace, _: Clock) -> int:
     config = read_config(args)
     if args.file is None:
         actions = NEW_ORDER_ACTIONS if args.action is None else (args.action,)
-        return _Sending(args.json, "").run(config, [Order(args.order_id, args.email, actions)])
+        return _Sending(args, "").run(config, [Order(args.order_id, args.email, actions)])
     with _open(args.file) as file:
-        sending = _Sending(args.json, "<stdin>" if args.file == "-" else args.file, _size(file))
+        sending = _Sending(args, "<stdin>" if args.file == "-" else args.file, _size(file))
         return sending.run(config, read_orders(file, sending.count_invalid))
 
 
@@ -77,8 +78,9 @@ class _Counts:
 class _Sending:
     """One run of `send`: sends the orders, counts the outcomes and reports the failures."""
 
-    def __init__(self, as_json: bool, source: str, size: int | None = None) -> None:
-        self._as_json = as_json
+    def __init__(self, args: argparse.Namespace, source: str, size: int | None = None) -> None:
+        self._as_json: bool = args.json
+        self._outputs: str | None = args.outputs
         self._source = source
         self._counts = _Counts()
         self._progress = Progress("sending orders", size)
@@ -103,7 +105,7 @@ class _Sending:
         self._progress.advance(size)
 
     async def _send(self, config: Config, orders: Iterable[Order] | AsyncIterable[Order]) -> None:
-        async with AsyncOrderTasks(config) as tasks, aclosing(tasks.send_orders(orders)) as outcomes:
+        async with client(config, self._outputs) as tasks, aclosing(tasks.send_orders(orders)) as outcomes:
             async for outcome in outcomes:
                 self._count(outcome)
 

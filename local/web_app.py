@@ -1,0 +1,86 @@
+"""The web app of the diagram: the shop of examples/, as a process of its own beside the local cloud.
+
+The local cloud owns its socket, so its address is known before it runs, and a request waits while it starts. A shop
+that ends starts again. What it had committed and not yet sent, the relay sends.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from local.cloud_run.instances import end_with
+from local.lines import lines
+from local.program import ROOT
+
+log = logging.getLogger("local.web_app")
+
+_COMMAND = ("-m", "uvicorn", "--app-dir", "examples/shop", "--factory", "app:create", "--log-level", "warning")
+_PAUSE_SECONDS = 1.0
+"""Before it starts again."""
+
+
+class WebApp:
+    """The shop behind one socket."""
+
+    def __init__(
+        self, listener: socket.socket, environment: Mapping[str, str], prepare: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`environment`: DATABASE_URL, and the variables of the producer. `prepare`: creates what the shop needs."""
+        self._listener = listener
+        self._prepare = prepare
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **environment}
+        self.process: asyncio.subprocess.Process | None = None
+        """The one that runs now, if any."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the shop until the block ends."""
+        self._listener.listen(128)
+        keeping = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        try:
+            await self._prepare()
+        except Exception as error:
+            log.error("The shop does not start: %s", error)
+            return
+        while True:
+            code = await self._run()
+            log.error("The shop ended with exit code %d, and starts again", code)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _run(self) -> int:
+        process = self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *(*_COMMAND, "--fd", str(self._listener.fileno())),
+            cwd=ROOT,
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=[self._listener.fileno()],
+            start_new_session=True,
+            preexec_fn=end_with(os.getpid(), signal.SIGTERM) if sys.platform == "linux" else None,
+        )
+        try:
+            assert process.stdout is not None
+            async for line in lines(process.stdout):
+                log.warning("shop: %s", line)
+            return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), 5)
+                if process.returncode is None:
+                    process.kill()

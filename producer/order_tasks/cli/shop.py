@@ -1,0 +1,66 @@
+"""Sends orders to a web app instead of creating their tasks: what `send` does where ORDER_TASKS_SHOP_URL is set.
+
+An order with an action of its own is not a new order, so its task is created directly.
+"""
+
+import asyncio
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+
+from google.cloud.tasks_v2 import Task
+
+from order_tasks.client import AsyncOrderTasks, Outcome
+from order_tasks.config import Config
+from order_tasks.order import NEW_ORDER_ACTIONS, Order
+
+_TIMEOUT_SECONDS = 30
+
+
+class ShopOrderTasks(AsyncOrderTasks):
+    """Like AsyncOrderTasks, but places new orders with the shop, which commits them and creates their tasks."""
+
+    def __init__(self, config: Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url.rstrip("/")
+
+    async def send_orders(
+        self, orders: Iterable[Order] | AsyncIterable[Order], in_flight: int = 20
+    ) -> AsyncGenerator[Outcome, None]:
+        async for outcome in super().send_orders(orders, in_flight):
+            yield outcome
+
+    async def _create_all(self, order: Order, calls: asyncio.Semaphore) -> Outcome:
+        if order.actions != NEW_ORDER_ACTIONS:
+            return await super()._create_all(order, calls)
+        async with calls:
+            try:
+                placed = await asyncio.to_thread(self._place, order)
+            except OSError as error:
+                return Outcome(order, {}, {"order": error})
+        return Outcome(order, {action: Task() if placed else None for action in order.actions}, {})
+
+    def _place(self, order: Order) -> bool:
+        """Returns False if the order existed. Raises OSError with the shop's reason."""
+        body = json.dumps({"orderId": order.order_id, "customerEmail": order.customer_email}).encode()
+        request = urllib.request.Request(f"{self._url}/orders", body, {"Content-Type": "application/json"})
+        try:
+            # A proxy cannot reach a local shop.
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                request, timeout=_TIMEOUT_SECONDS
+            ) as response:
+                return bool(response.status == 201)
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = error.read(500).decode(errors="replace")
+            raise OSError(f"the shop answered {error.code}: {reason}") from error
+        except urllib.error.URLError as error:
+            raise OSError(f"the shop at {self._url} does not answer: {error.reason}") from error
+
+
+def client(config: Config, outputs: str | None) -> AsyncOrderTasks:
+    """The client that sends new orders to ORDER_TASKS_SHOP_URL, if that is set and `--outputs` is not."""
+    url = os.environ.get("ORDER_TASKS_SHOP_URL")
+    return ShopOrderTasks(config, url) if url and outputs is None else AsyncOrderTasks(config)
