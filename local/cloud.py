@@ -112,7 +112,13 @@ async def prepare_database(runtime: Runtime | RunningHandler, database_url: str)
         return False
     arguments, environment = command
     schema = await asyncio.create_subprocess_exec(*arguments, cwd=runtime.folder, env=environment)
-    if await schema.wait() != 0:
+    try:
+        code = await schema.wait()
+    finally:
+        if schema.returncode is None:
+            schema.kill()
+            await schema.wait()
+    if code != 0:
         raise ProgramError("the handler's tables cannot be created; the line above says why")
     return True
 

@@ -34,8 +34,6 @@ class WebApp:
         self._listener = listener
         self._prepare = prepare
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **environment}
-        self.process: asyncio.subprocess.Process | None = None
-        """The one that runs now, if any."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -60,7 +58,7 @@ class WebApp:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _run(self) -> int:
-        process = self.process = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             *(*_COMMAND, "--fd", str(self._listener.fileno())),
             cwd=ROOT,
@@ -84,3 +82,4 @@ class WebApp:
                     await asyncio.wait_for(process.wait(), 5)
                 if process.returncode is None:
                     process.kill()
+                    await process.wait()
