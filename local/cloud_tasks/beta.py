@@ -48,9 +48,11 @@ def perform(
     except ValueError:
         raise invalid() from None
     fields.pop("readMask", None)
-    if fields.get("queue", {}).get("type") == "PUSH":
-        del fields["queue"]["type"]
-    fields.get("queue", {}).pop("stats", None)
+    queue = fields.get("queue", {})
+    queue.pop("stats", None)
+    for name, sent_anyway in (("type", ("PUSH",)), ("appEngineHttpQueue", ({}, {"appEngineRoutingOverride": {}}))):
+        if queue.get(name) in sent_anyway:  # by gcloud
+            del queue[name]
     try:
         v2_request = json_format.ParseDict(fields, v2.request())
     except json_format.ParseError as error:

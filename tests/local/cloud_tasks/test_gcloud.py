@@ -47,8 +47,9 @@ def gcloud(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Gclou
     }
 
     def tasks(*arguments: str, error: str = "") -> str:
+        track, *arguments = ("beta", *arguments[1:]) if arguments[0] == "beta" else ("", *arguments)
         ended = subprocess.run(
-            ["gcloud", "tasks", *arguments, *AT],
+            ["gcloud", *filter(None, [track]), "tasks", *arguments, *AT],
             env=environment,
             capture_output=True,
             text=True,
@@ -135,3 +136,11 @@ def test_a_task_waits_on_a_paused_queue_is_run_purged_or_delivered(cloud: LocalC
     create_http_task(cloud, gcloud, queue, order="GCLOUD-3")
     cloud.logged("Confirmation mail for GCLOUD-3 sent")
     assert "GCLOUD-2" not in "".join(cloud.log)
+
+
+def test_the_beta_commands_show_what_the_others_made(gcloud: Gcloud) -> None:
+    gcloud("beta", "queues", "create", "of-beta", "--max-attempts=5")
+    assert "  maxAttempts: 5\n" in gcloud("queues", "describe", "of-beta")
+    assert "type: PUSH\n" in gcloud("beta", "queues", "describe", "of-beta")
+    gcloud("beta", "queues", "pause", "of-beta")
+    assert ["of-beta", "PAUSED"] in [line[:1] + line[2:3] for line in columns(gcloud("beta", "queues", "list"))]
