@@ -47,9 +47,9 @@ def gcloud(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Gclou
     }
 
     def tasks(*arguments: str, error: str = "") -> str:
-        track, *arguments = ("beta", *arguments[1:]) if arguments[0] == "beta" else ("", *arguments)
+        track = [each for each in arguments[:1] if each == "beta"]
         ended = subprocess.run(
-            ["gcloud", *filter(None, [track]), "tasks", *arguments, *AT],
+            ["gcloud", *track, "tasks", *arguments[len(track) :], *AT],
             env=environment,
             capture_output=True,
             text=True,
