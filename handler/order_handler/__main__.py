@@ -54,6 +54,9 @@ async def _serve(app: App, host: str, port: int) -> None:
         signal.signal(number, lambda *_: None)
     await uvicorn.Server(config).serve()
     await app.close()
+    # At once: the interpreter would wait for each thread, and one may wait for a host that is gone.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

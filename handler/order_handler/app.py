@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import orjson
@@ -29,6 +30,8 @@ BODY_SECONDS = 30.0
 """For a body to arrive: Cloud Run's front end sends on what it has received."""
 _CANCEL_SECONDS = 1.0
 """For cancelled orders to end, after the grace."""
+_CLOSE_SECONDS = 0.2
+"""For each thing that is open at the end."""
 
 _T = TypeVar("_T")
 _Message = MutableMapping[str, Any]
@@ -96,10 +99,10 @@ class App:
         ending = [task for task in (*self._running, *self._requests) if task]
         if ending:
             await asyncio.wait(ending, timeout=_CANCEL_SECONDS)
-        await self._effects.close()
-        await self._dead_letters.close()
-        if self._relay:
-            await self._relay.close()
+        for close in (self._effects.close, self._dead_letters.close, *([self._relay.close] if self._relay else [])):
+            with suppress(Exception):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await close()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -125,6 +128,9 @@ class App:
             case "/relay", "POST" if self._relay and not delivery:
                 done = await asyncio.shield(self._track(self._relay.run()))
                 return Response(500 if done.failure else 200, orjson.dumps(done.counts()))
+            case "/", "GET" | "HEAD" if self._effects.database and self._effects.database.is_stuck():
+                # Only a new instance helps. A database that is away is no reason for one.
+                return _refuse(503, "No thread is left for the database")
             case "/", "GET" | "HEAD":
                 return Response(200, b"Task handler is running", b"text/plain; charset=utf-8")
             case "/process-order", _:

@@ -18,6 +18,9 @@ from order_handler.delivery import Delivery
 MARGIN_SECONDS = 60
 """Added to the handler's timeout: an entry of a last attempt may be replayed only when its run is over."""
 
+OPEN_SECONDS = 15.0
+"""Limit of loading the official client and of the wait for its credentials."""
+
 _REASON_LENGTH = 200
 
 
@@ -117,7 +120,7 @@ class DeadLetters:
         return f"{self._queue}/tasks/{self.name(delivery, body)}"
 
     async def _open(self) -> Api:
-        async with self._opening:
+        async with asyncio.timeout(OPEN_SECONDS), self._opening:
             if self._api is None:
                 self._api = await self._open_api()
             return self._api

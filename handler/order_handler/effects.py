@@ -1,4 +1,4 @@
-"""What an action can do to the world; None stands for what is simulated.
+"""The effects that an action can have. An effect that is None is simulated.
 
 Imports a library only if its effect is configured: the others would cost every cold start time and memory.
 """
@@ -37,22 +37,25 @@ class Effects:
         """ValueError if DATABASE_URL is malformed."""
         if environment.database_url is None:
             return cls()
-        from order_handler import database, ledger, stock
+        from order_handler.database import Database
+        from order_handler.ledger import Ledger
+        from order_handler.stock import Stock
 
-        opened = database.Database(environment.database_url)
+        database = Database(environment.database_url, environment.database_pool)
+        ledger = Ledger(database, timeout=environment.timeout)
         mail = warehouse = None
         if environment.mail:
             from order_handler.mail import Mail
 
-            mail = Mail(environment.mail, ledger.Ledger(opened))
+            mail = Mail(environment.mail, ledger)
         if environment.warehouse:
             from order_handler.warehouse import Warehouse
 
-            warehouse = Warehouse(environment.warehouse, ledger.Ledger(opened))
-        return cls(opened, mail, stock.Stock(opened), warehouse)
+            warehouse = Warehouse(environment.warehouse, ledger)
+        return cls(database, mail, Stock(database), warehouse)
 
     async def prepare(self) -> None:
-        """What the first order would otherwise wait for."""
+        """Does what the first order would otherwise wait for."""
         if self.database:
             await self.database.prepare()
 

@@ -1,118 +1,137 @@
-"""Which effects have happened: the reason why a task that is delivered twice does nothing twice.
+"""The record of effects that happened, so that a task that is delivered twice does nothing twice.
 
-An effect inside the database is recorded in its own transaction: exactly once. One outside it (a mail, a call) is
-claimed, done, recorded: repeated only if a run dies or stalls between doing and recording.
+An effect inside the database is recorded in its own transaction: it happens exactly once. An effect outside it, such as
+a mail or a call, is claimed, done, recorded. It is repeated only if
+
+- a run dies or stalls between effect and record, or the answer to the effect is lost, or
+- the record could not be written, and a duplicate, a second row or a replay comes after the claim has ended.
 """
 
 import asyncio
 import hashlib
+import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 
-from sqlalchemy import Connection, and_, bindparam, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
-
-from order_handler import deadline
+from order_handler import deadline, logs
 from order_handler.database import Database
 from order_handler.errors import AlreadyProcessedError, TransientError
-from order_handler.tables import effects, now
 
-RECORD_SECONDS = 4
-"""How long a record is tried again: a connection that was cut must not make a mail go out twice."""
 CLAIM_SECONDS = 30
-"""Longer than an effect and its record may take."""
+"""How long a claim holds. An effect and the first try of its record take less."""
+ANSWER_SECONDS = 10
+"""What remains of the handler's timeout, when the tries of a record end, for the answer."""
 
-_KEY = [effects.c.order_id, effects.c.action]
-_OPEN = effects.c.done_at.is_(None)
+_FIRST_PAUSE = 0.3
+_LONGEST_PAUSE = 5.0
+_CANCELLED_SECONDS = 0.5
 
-# All statements stand here because building one takes longer than running it.
-_INSERTS: dict[str, postgresql.Insert | sqlite.Insert] = {
-    "postgresql": postgresql.insert(effects),
-    "sqlite": sqlite.insert(effects),
-}
-_CLAIMS = {
-    dialect: insert.values(claimed_until=now() + CLAIM_SECONDS)
-    .on_conflict_do_update(
-        index_elements=_KEY,
-        set_={"token": insert.excluded.token, "claimed_until": insert.excluded.claimed_until},
-        where=and_(_OPEN, effects.c.claimed_until <= now()),
-    )
-    .returning(effects.c.token)
-    for dialect, insert in _INSERTS.items()
-}
-_RECORDS = {
-    dialect: insert.values(claimed_until=now(), done_at=now())
-    .on_conflict_do_update(index_elements=_KEY, set_={"done_at": insert.excluded.done_at}, where=_OPEN)
-    .returning(effects.c.token)
-    for dialect, insert in _INSERTS.items()
-}
-_OF_THIS = and_(*(column == bindparam(column.name) for column in _KEY))
-_DONE_AT = select(effects.c.done_at).where(_OF_THIS)
-_RELEASE = delete(effects).where(_OF_THIS, effects.c.token == bindparam("token"), _OPEN)
+_CLAIM = f"""
+INSERT INTO effects (order_id, action, token, claimed_until)
+VALUES (:order_id, :action, :token, epoch_now() + {CLAIM_SECONDS})
+ON CONFLICT (order_id, action) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
+WHERE effects.done_at IS NULL AND effects.claimed_until <= epoch_now()
+RETURNING token
+"""
+RECORD = """
+INSERT INTO effects (order_id, action, token, claimed_until, done_at)
+VALUES (:order_id, :action, :token, epoch_now(), epoch_now())
+ON CONFLICT (order_id, action) DO UPDATE SET done_at = excluded.done_at
+WHERE effects.done_at IS NULL
+RETURNING token
+"""
+_IS_DONE = "SELECT 1 FROM effects WHERE order_id = :order_id AND action = :action AND done_at IS NOT NULL"
+_RELEASE = """
+DELETE FROM effects
+WHERE order_id = :order_id AND action = :action AND token = :token AND done_at IS NULL
+RETURNING token
+"""
 
 
 def identity(order_id: str, action: str) -> str:
-    """32 hex digits, the same for each repeat of an effect: by them the receiving side can tell."""
+    """32 hex digits, the same for each repeat of an effect, so that its receiver can recognise a repeat."""
     return hashlib.sha256(f"{order_id}\0{action}".encode()).hexdigest()[:32]
 
 
-def claim(connection: Connection, order_id: str, action: str, token: str) -> None:
-    """Makes the effect this run's own. AlreadyProcessedError; TransientError if another run holds it."""
-    mine = {"order_id": order_id, "action": action, "token": token}
-    if connection.execute(_CLAIMS[connection.dialect.name], mine).first():
-        return
-    if connection.scalar(_DONE_AT, {"order_id": order_id, "action": action}) is None:
-        raise TransientError(f"Another run is at {action} for {order_id}")
-    raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
-
-
-def record(connection: Connection, order_id: str, action: str, token: str) -> bool:
-    """Says that the effect happened, whoever claims it by now; False if that was known."""
-    mine = {"order_id": order_id, "action": action, "token": token}
-    return connection.execute(_RECORDS[connection.dialect.name], mine).first() is not None
-
-
-def release(connection: Connection, order_id: str, action: str, token: str) -> None:
-    """Gives this run's claim back; another's stays."""
-    connection.execute(_RELEASE, {"order_id": order_id, "action": action, "token": token})
-
-
 class Ledger:
-    def __init__(self, database: Database, seconds: float = deadline.SECONDS) -> None:
+    def __init__(self, database: Database, seconds: float = deadline.SECONDS, timeout: float = 60) -> None:
+        """`seconds`: for a claim and its effect. `timeout`: the handler's, in seconds."""
         self._database = database
         self._seconds = seconds
+        self._record_seconds = timeout - ANSWER_SECONDS
 
     @asynccontextmanager
     async def once(self, order_id: str, action: str) -> AsyncIterator[None]:
         """Claims the effect, lets the block do it in the time that an effect has, and records it.
 
-        Raises what `claim` raises, and what the block raises, which gives the claim back.
+        Raises what `claim` raises, and what the block raises, after which the claim is released. Once the block has
+        succeeded, nothing is raised: an effect that happened must not be repeated because its record is missing.
         """
-        moment = asyncio.get_running_loop().time() + self._seconds
+        begin = asyncio.get_running_loop().time()
         token = uuid.uuid4().hex
-        async with deadline.until(moment):
-            await self._database.run(lambda connection: claim(connection, order_id, action, token))
+        async with deadline.until(begin + self._seconds):
+            await self.claim(order_id, action, token)
         try:
-            async with deadline.until(moment):
+            async with deadline.until(begin + self._seconds):
                 yield
         except BaseException:
-            # A claim that cannot be given back expires.
+            # A claim that cannot be released expires.
             with suppress(Exception):
-                await self._database.run(lambda connection: release(connection, order_id, action, token))
+                await self.release(order_id, action, token)
             raise
-        # It happened: no cancelled caller makes that unsaid.
-        await asyncio.shield(self._record(order_id, action, token))
+        # Before the answer: Cloud Run may stop the processor after it.
+        await self._record_until(begin + self._record_seconds, order_id, action, token)
 
-    async def _record(self, order_id: str, action: str, token: str) -> None:
-        """Records what happened, and goes on trying while nobody else may do it."""
-        end = asyncio.get_running_loop().time() + RECORD_SECONDS
-        while True:
-            try:
-                await self._database.run(lambda connection: record(connection, order_id, action, token))
-            except TransientError:
-                if asyncio.get_running_loop().time() > end:
-                    raise
-                await asyncio.sleep(0.3)
-            else:
-                return
+    async def claim(self, order_id: str, action: str, token: str) -> None:
+        """Reserves the effect for this run. AlreadyProcessedError; TransientError if another run holds the claim."""
+        key = {"order_id": order_id, "action": action}
+        if await self._database.fetch(_CLAIM, {**key, "token": token}):
+            return
+        if await self.is_done(order_id, action):
+            raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
+        raise TransientError(f"Another run is at {action} for {order_id}")
+
+    async def record(self, order_id: str, action: str, token: str) -> bool:
+        """Records that the effect happened, whoever holds its claim now. Returns False if that was known."""
+        values = {"order_id": order_id, "action": action, "token": token}
+        return await self._database.fetch(RECORD, values) is not None
+
+    async def release(self, order_id: str, action: str, token: str) -> None:
+        """Ends this run's claim. The claim of another run stays."""
+        await self._database.fetch(_RELEASE, {"order_id": order_id, "action": action, "token": token})
+
+    async def is_done(self, order_id: str, action: str) -> bool:
+        return await self._database.fetch(_IS_DONE, {"order_id": order_id, "action": action}) is not None
+
+    async def _record_until(self, end: float, order_id: str, action: str, token: str) -> None:
+        """Records the effect. Whatever the database answers, it tries again until this moment of the loop's clock.
+
+        A caller that is cancelled, since its grace is over, still waits a moment for the try that is under way.
+        """
+        failure: BaseException | None = None
+        pause = _FIRST_PAUSE
+        recording = asyncio.ensure_future(self.record(order_id, action, token))
+        try:
+            while failure := await _failure(asyncio.shield(recording)):
+                if asyncio.get_running_loop().time() + pause > end:
+                    break
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                recording = asyncio.ensure_future(self.record(order_id, action, token))
+        except asyncio.CancelledError as error:
+            await asyncio.wait([recording], timeout=_CANCELLED_SECONDS)
+            failure = await _failure(recording) if recording.done() else error
+            recording.cancel()
+        if failure:
+            # Alerting watches this field.
+            message = f"{action} for {order_id} is done, but could not be recorded: {failure!r}"
+            logs.write(logging.WARNING, message, {"unrecorded": True})
+
+
+async def _failure(result: Awaitable[object]) -> Exception | None:
+    try:
+        await result
+    except Exception as error:
+        return error
+    return None

@@ -1,30 +1,51 @@
 """The stock, in the shop's own database: an order's lines leave it exactly once.
 
-Refuses to go below zero: an order that finds too little of one item takes nothing of the others.
+Never goes below zero: an order that finds too little of one item takes nothing of the others.
 """
 
 import asyncio
 import uuid
+from collections.abc import Mapping
+from functools import partial
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, text
 
-from order_handler import deadline, ledger
+from order_handler import deadline
 from order_handler.database import Database
 from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
-from order_handler.tables import order_lines, stock
+from order_handler.ledger import RECORD, Ledger
 
-# Here, since building a statement takes longer than running it.
-_LINES = select(order_lines.c.item, order_lines.c.quantity).where(order_lines.c.order_id == bindparam("order"))
-_TAKE = (
-    update(stock)
-    .where(stock.c.item == bindparam("of"), stock.c.quantity >= bindparam("pieces"))
-    .values(quantity=stock.c.quantity - bindparam("pieces"))
+# Everything in one statement: one round trip. Its parts run in the order in which they read each other: rows of the
+# stock are locked in sorted order, so that no two orders wait for each other's items; then the effect is recorded,
+# where a second run waits for the first one's end; then the stock is taken, if this run is the one that recorded.
+_TAKE = """
+WITH lines AS (
+    SELECT item, quantity FROM order_lines WHERE order_id = :order_id
+), locked AS (
+    SELECT stock.item, stock.quantity FROM stock JOIN lines USING (item) ORDER BY stock.item FOR UPDATE OF stock
+), short AS (
+    SELECT min(lines.item) AS item FROM lines LEFT JOIN locked USING (item)
+    WHERE locked.quantity IS NULL OR locked.quantity < lines.quantity
+), recorded AS (
+    INSERT INTO effects (order_id, action, token, claimed_until, done_at)
+    SELECT :order_id, :action, :token, epoch_now(), epoch_now()
+    WHERE EXISTS (SELECT FROM lines) AND (SELECT item FROM short) IS NULL
+    ON CONFLICT (order_id, action) DO UPDATE SET done_at = excluded.done_at WHERE effects.done_at IS NULL
+    RETURNING token
+), taken AS (
+    UPDATE stock SET quantity = stock.quantity - lines.quantity FROM lines
+    WHERE stock.item = lines.item AND EXISTS (SELECT FROM recorded)
 )
+SELECT EXISTS (SELECT FROM recorded), EXISTS (SELECT FROM lines), (SELECT item FROM short)
+"""
+_LINES = text("SELECT item, quantity FROM order_lines WHERE order_id = :order_id ORDER BY item")
+_TAKE_ITEM = text("UPDATE stock SET quantity = quantity - :pieces WHERE item = :item AND quantity >= :pieces")
 
 
 class Stock:
     def __init__(self, database: Database, seconds: float = deadline.SECONDS) -> None:
         self._database = database
+        self._ledger = Ledger(database)
         self._seconds = seconds
 
     async def take(self, order_id: str, action: str) -> None:
@@ -33,18 +54,37 @@ class Stock:
         AlreadyProcessedError; PermanentError names the item of which there is too little; TransientError if the
         database does not know the order's lines yet.
         """
+        values = {"order_id": order_id, "action": action, "token": uuid.uuid4().hex}
         async with deadline.until(asyncio.get_running_loop().time() + self._seconds):
-            await self._database.run(lambda connection: take(connection, order_id, action))
+            if self._database.dialect == "sqlite":
+                await self._database.run(partial(_take_in_steps, values=values))
+                return
+            recorded, known, short = await self._database.fetch(_TAKE, values)
+            if recorded:
+                return
+            # A second run may find too little because the first one has just taken it.
+            if known and await self._ledger.is_done(order_id, action):
+                raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
+            raise _refusal(order_id, known=known, short=short)
 
 
-def take(connection: Connection, order_id: str, action: str) -> None:
-    # First, so that a second run waits here until the first one's end is known.
-    if not ledger.record(connection, order_id, action, uuid.uuid4().hex):
-        raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
-    lines = connection.execute(_LINES, {"order": order_id}).all()
+def _take_in_steps(connection: Connection, values: Mapping[str, str]) -> None:
+    """The same on SQLite, whose transactions run one after the other."""
+    order_id = values["order_id"]
+    if not connection.execute(text(RECORD), values).first():
+        raise AlreadyProcessedError(f"Already processed: {values['action']} for {order_id}")
+    lines = connection.execute(_LINES, {"order_id": order_id}).all()
+    for item, pieces in lines:
+        if not connection.execute(_TAKE_ITEM, {"item": item, "pieces": pieces}).rowcount:
+            raise _refusal(order_id, known=True, short=item)
     if not lines:
-        raise TransientError(f"Order {order_id} is not yet known to the database")
-    # Sorted, so that no two orders wait for each other's items.
-    for item, quantity in sorted(lines):
-        if not connection.execute(_TAKE, {"of": item, "pieces": quantity}).rowcount:
-            raise PermanentError(f"Too little stock of {item} for {order_id}")
+        raise _refusal(order_id, known=False, short=None)
+
+
+def _refusal(order_id: str, *, known: bool, short: str | None) -> Exception:
+    if not known:
+        return TransientError(f"Order {order_id} is not yet known to the database")
+    # Another run may have released what this one waited for.
+    if short is None:
+        return TransientError(f"Another run is at the stock for {order_id}")
+    return PermanentError(f"Too little stock of {short} for {order_id}")

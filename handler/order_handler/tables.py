@@ -99,8 +99,7 @@ def _(element: now, compiler: SQLCompiler, **_: object) -> str:
 
 @compiles(now, "sqlite")
 def _(element: now, compiler: SQLCompiler, **_: object) -> str:
-    # unixepoch('subsec') is younger than the SQLite of many a machine.
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    return "epoch_now()"
 
 
 def create_missing(connection: Connection) -> None:

@@ -21,6 +21,9 @@ from tests.local.cloud_tasks.serving import Serving
 DEAD_LETTER_QUEUE = "projects/shop/locations/us-central1/queues/dead-letters"
 PATIENCE = 30
 
+Lines = Callable[[], list[dict[str, Any]]]
+"""The orders' log lines so far."""
+
 
 class DeadLetterQueue(Serving):
     """The local Cloud Tasks with the dead-letter queue alone."""
@@ -97,8 +100,7 @@ def handler(handler_with: Callable[[Effects], Handler]) -> Handler:
 
 
 @pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
-    """The orders' log lines so far."""
+def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
     found: list[dict[str, Any]] = []
 
     def read() -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from order_handler import orders
@@ -10,11 +9,9 @@ from order_handler.effects import Effects
 from order_handler.orders import Order
 
 from tests.handler.calls import DELIVERED, DIRECT, Handler
-from tests.handler.conftest import PATIENCE, DeadLetterQueue
+from tests.handler.conftest import PATIENCE, DeadLetterQueue, Lines
 
 TRACE = "105445aa7843bc8bf206b12000100000"
-
-Lines = Callable[[], list[dict[str, Any]]]
 
 both = pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
 

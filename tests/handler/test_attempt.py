@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import grpc
 import pytest
@@ -21,7 +20,7 @@ from order_handler.errors import AlreadyProcessedError, PermanentError, Transien
 from order_handler.ledger import Ledger
 
 from tests.handler.calls import DELIVERED, DIRECT, LAST, REPLAYED, Answer, Handler, message
-from tests.handler.conftest import DEAD_LETTER_QUEUE, DeadLetterQueue
+from tests.handler.conftest import DEAD_LETTER_QUEUE, DeadLetterQueue, Lines
 from tests.local.cloud_tasks.serving import Fault, Received, faults
 
 ACTION = "update_inventory"
@@ -34,8 +33,6 @@ PROCESSED = {"status": "processed", "orderId": "ORD-1"}
 ALREADY_PROCESSED = {"status": "already-processed", "orderId": "ORD-1"}
 DEAD_LETTERED = {"status": "dead-lettered", "orderId": "ORD-1"}
 INTERNAL = {"error": "Internal error"}
-
-Lines = Callable[[], list[dict[str, Any]]]
 
 
 class Deed:

@@ -4,34 +4,34 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from order_handler import database as module
-from order_handler.database import Database
+from order_handler.database import CONNECTIONS, Database
 from order_handler.effects import Effects
 from order_handler.errors import TransientError
 from order_handler.stock import Stock
-from order_handler.tables import metadata, order_lines, orders, stock
+from order_handler.tables import metadata, now, order_lines, orders, stock
 from sqlalchemy import Connection, insert, make_url, select, text
 
 from tests.handler.calls import DELIVERED, Handler
-
-Lines = Callable[[], list[dict[str, Any]]]
+from tests.handler.conftest import PATIENCE, Lines
 
 
 class Relay:
-    """Stands before a server, and can be away."""
+    """Stands before a server. Can be away, or take everything in and say nothing."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
+        self.silent = False
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -53,7 +53,8 @@ class Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while chunk := await reader.read(65536):
-                writer.write(chunk)
+                if not self.silent:
+                    writer.write(chunk)
         writer.close()
 
 
@@ -182,6 +183,82 @@ async def test_a_connection_that_dies_in_use_is_transient(postgresql_url: str) -
         await database.run(lambda connection: connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())")))
     await database.run(known)
     database.close()
+
+
+@pytest.fixture
+async def relayed(relay: Relay, postgresql_url: str) -> AsyncIterator[Database]:
+    """A database behind the relay."""
+    await relay.open()
+    database = Database(make_url(postgresql_url).set(port=relay.port).render_as_string(), connections=2)
+    await database.run(known)
+    yield database
+    database.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - threads change it
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_server_that_falls_silent_costs_one_call_its_limit_and_no_thread(
+    relayed: Database, relay: Relay, cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.silent = True
+    monkeypatch.setattr(module, "CALL_SECONDS", PATIENCE if cancelled else 0.3)
+    calls = [asyncio.create_task(relayed.fetch("SELECT 1", {})) for _ in range(2)]
+    if cancelled:
+        await until(lambda: len(relayed._calls) == 2)
+        for call in calls:
+            call.cancel()
+    for call in calls:
+        with pytest.raises(asyncio.CancelledError if cancelled else TransientError):
+            await call
+    await until(lambda: not relayed._calls)
+    relay.silent = False
+    monkeypatch.setattr(module, "CALL_SECONDS", PATIENCE)
+    assert await relayed.fetch("SELECT 1", {}) == (1,)
+
+
+async def test_a_server_that_falls_silent_does_not_delay_the_end(relayed: Database, relay: Relay) -> None:
+    relay.silent = True
+    calls = [asyncio.create_task(relayed.fetch("SELECT 1", {})) for _ in range(3)]
+    await until(lambda: len(relayed._calls) == 2)
+    relayed.close()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await until(lambda: not relayed._calls)
+
+
+async def test_an_instance_whose_threads_are_all_lost_says_so_until_one_comes_back(
+    handler_with: Callable[[Effects], Handler], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, go_on = handler_with(Effects(database)), threading.Event()
+    monkeypatch.setattr(module, "_STUCK_SECONDS", 0)
+    begun: list[int] = []
+
+    def lose(_: Connection) -> None:
+        begun.append(1)
+        go_on.wait(PATIENCE)
+
+    lost = [asyncio.create_task(database.run(lose)) for _ in range(1 if database.dialect == "sqlite" else CONNECTIONS)]
+    await until(lambda: len(begun) == len(lost))
+    assert (await handler.send("GET", "/")).status == 200
+    for call in lost:
+        call.cancel()
+    await asyncio.gather(*lost, return_exceptions=True)
+    assert (await handler.send("GET", "/")).status == 503
+    go_on.set()
+    await until(lambda: not database._calls)
+    assert (await handler.send("GET", "/")).status == 200
+
+
+async def test_sqlites_clock_and_the_executor_can_be_replaced(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        database = Database(f"sqlite:///{tmp_path / 'shop.db'}", executor=executor, now=lambda: 4.5)
+        assert await database.run(lambda connection: connection.scalar(select(now()))) == 4.5
+        assert await database.fetch("SELECT epoch_now()", {}) == (4.5,)
+        database.close()
 
 
 async def test_a_lock_that_is_not_given_ends_as_transient(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,30 +2,31 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import pytest
-from order_handler import database as module
 from order_handler import deadline, ledger
-from order_handler.database import Database
+from order_handler.database import CALL_SECONDS, Database
 from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
 from order_handler.ledger import CLAIM_SECONDS, Ledger, identity
 from order_handler.tables import effects, now
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, text, update
+
+from tests.handler.conftest import Lines
 
 KEY = ("ORD-1", "send_confirmation")
 
 
 async def claim(database: Database, token: str) -> None:
-    await database.run(lambda connection: ledger.claim(connection, *KEY, token))
+    await Ledger(database).claim(*KEY, token)
 
 
 async def record(database: Database, token: str) -> bool:
-    return await database.run(lambda connection: ledger.record(connection, *KEY, token))
+    return await Ledger(database).record(*KEY, token)
 
 
 async def release(database: Database, token: str) -> None:
-    await database.run(lambda connection: ledger.release(connection, *KEY, token))
+    await Ledger(database).release(*KEY, token)
 
 
 async def expire(database: Database) -> None:
@@ -56,8 +57,8 @@ async def test_a_claim_holds_off_every_other_run(database: Database) -> None:
 
 async def test_a_claim_is_of_one_order_and_one_action(database: Database) -> None:
     await claim(database, "first")
-    await database.run(lambda connection: ledger.claim(connection, "ORD-1", "notify_warehouse", "second"))
-    await database.run(lambda connection: ledger.claim(connection, "ORD-2", "send_confirmation", "third"))
+    await Ledger(database).claim("ORD-1", "notify_warehouse", "second")
+    await Ledger(database).claim("ORD-2", "send_confirmation", "third")
 
 
 async def test_what_is_recorded_is_never_claimed_again(database: Database) -> None:
@@ -164,9 +165,9 @@ async def test_an_effect_whose_run_is_cancelled_as_it_is_recorded_is_recorded(ur
     running = asyncio.create_task(do())
     await done.wait()
     running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
     go_on.set()
+    # it does not raise: what happened must not be repeated
+    await running
     with pytest.raises(AlreadyProcessedError):
         await claim(database, "second")
     await asyncio.gather(*held)
@@ -185,31 +186,65 @@ async def test_a_claim_that_cannot_be_given_back_hides_no_failure(url: str) -> N
         await fail_without_database()
 
 
-def test_the_deadline_and_the_record_end_before_the_claim() -> None:
-    record = module._CONNECT_SECONDS + module._STATEMENT_SECONDS
-    assert deadline.SECONDS + record < CLAIM_SECONDS
+def test_an_effect_and_the_first_try_of_its_record_end_before_the_claim() -> None:
+    assert deadline.SECONDS + CALL_SECONDS < CLAIM_SECONDS
 
 
-async def test_a_record_that_is_cut_off_is_tried_again_so_that_nothing_repeats(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [TransientError("away"), RuntimeError("anything else")])
+async def test_a_record_that_fails_is_tried_again_so_that_nothing_repeats(
+    database: Database, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = database.run
-    outcomes = iter(["claimed", "cut off", "recorded"])
-    happened = []
-
-    async def cut_off_once(work: Callable[[Connection], object]) -> object:
-        if next(outcomes) == "cut off":
-            raise TransientError("The database is away")
-        return await run(work)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(database, "run", cut_off_once)
-        async with Ledger(database).once("o", "a"):
-            happened.append("once")
+    monkeypatch.setattr(ledger, "_FIRST_PAUSE", 0.001)
+    fail_records(database, monkeypatch, error, times=5)
+    async with Ledger(database).once(*KEY):
+        pass
     with pytest.raises(AlreadyProcessedError):
-        async with Ledger(database).once("o", "a"):
-            happened.append("again")
-    assert happened == ["once"]
+        await claim(database, "second")
+
+
+async def test_an_effect_that_cannot_be_recorded_is_done_all_the_same_and_warns(
+    database: Database, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    fail_records(database, monkeypatch, TransientError("away"), times=1000)
+    # some time beside what is kept for the answer
+    async with Ledger(database, timeout=ledger.ANSWER_SECONDS + 0.5).once(*KEY):
+        pass
+    [line] = lines()
+    assert (line["severity"], line["unrecorded"]) == ("WARNING", True)
+    assert line["message"].startswith("send_confirmation for ORD-1 is done, but could not be recorded: ")
+
+
+def fail_records(database: Database, monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> None:
+    fetch, failures = database.fetch, iter([error] * times)
+
+    async def failing(statement: str, values: Mapping[str, object]) -> object:
+        if statement == ledger.RECORD and (failure := next(failures, None)):
+            raise failure
+        return await fetch(statement, values)
+
+    monkeypatch.setattr(database, "fetch", failing)
+
+
+async def test_a_database_that_is_read_only_for_a_while_delays_the_record(postgresql_url: str) -> None:
+    database = Database(postgresql_url, connections=1)
+
+    async def make(mode: str) -> None:
+        statement = f"SET SESSION CHARACTERISTICS AS TRANSACTION READ {mode}"
+        await database.run(lambda connection: connection.execute(text(statement)))
+
+    async def end_soon() -> None:
+        await asyncio.sleep(0.2)
+        await make("WRITE")
+
+    async with Ledger(database).once(*KEY):
+        await make("ONLY")
+        with pytest.raises(TransientError, match="read-only"):
+            await record(database, "other")
+        ending = asyncio.create_task(end_soon())
+    await ending
+    with pytest.raises(AlreadyProcessedError):
+        await claim(database, "second")
+    database.close()
 
 
 async def test_rows_are_kept_for_62_days(url: str, database: Database) -> None:

@@ -8,7 +8,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
@@ -23,8 +22,7 @@ from order_handler.ledger import Ledger
 from order_handler.mail import Mail
 
 from tests.handler.calls import DELIVERED, DIRECT, Handler
-
-Lines = Callable[[], list[dict[str, Any]]]
+from tests.handler.conftest import Lines
 
 # Starts the post office; arguments beyond its user and TLS from the first byte are aiosmtpd's.
 Serve = Callable[..., Awaitable[MailServer]]

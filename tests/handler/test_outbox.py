@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -23,12 +23,12 @@ from order_tasks import outbox as producer
 from sqlalchemy import create_engine, insert, inspect, select, text
 
 from tests.handler.calls import DELIVERED, Handler
+from tests.handler.conftest import Lines
 from tests.local.cloud_tasks.serving import LOCATION, Fault, Received, Serving
 
 QUEUE = f"{LOCATION}/queues/orders"
 MINUTE = 60.0
 DAY = 24 * 3600.0
-Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from order_handler.database import Database
@@ -17,8 +16,7 @@ from order_handler.ledger import Ledger
 from order_handler.warehouse import Warehouse
 
 from tests.handler.calls import DELIVERED, Handler
-
-Lines = Callable[[], list[dict[str, Any]]]
+from tests.handler.conftest import Lines
 
 KEY = ("ORD-1 ü", "notify_warehouse")
 SECRET = "geheim"
