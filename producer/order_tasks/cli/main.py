@@ -1,4 +1,4 @@
-"""`python -m order_tasks send | status | replay | drop`: the command line of producers and operators.
+"""`python -m order_tasks send | status | replay | drop | relay`: the command line of producers and operators.
 
 Exit codes: 0 success, 1 a task or dead letter is missing, failed or was skipped, 2 wrong usage or configuration, 130
 interrupted.
@@ -13,13 +13,14 @@ from google.auth.exceptions import GoogleAuthError
 
 from order_tasks.cli.command import Command, UsageError
 from order_tasks.cli.drop import DROP
+from order_tasks.cli.relay import RELAY
 from order_tasks.cli.replay import REPLAY
 from order_tasks.cli.send import SEND
 from order_tasks.cli.status import STATUS
 from order_tasks.cli.times import SYSTEM_CLOCK, Clock
 from order_tasks.errors import ConfigError, InvalidOrderError
 
-COMMANDS = (SEND, STATUS, REPLAY, DROP)
+COMMANDS = (SEND, STATUS, REPLAY, DROP, RELAY)
 
 
 def main(argv: Sequence[str] | None = None, clock: Clock = SYSTEM_CLOCK) -> int:

@@ -1,0 +1,150 @@
+"""`relay`: sends the outbox rows that the web app did not send itself.
+
+The handler's own relay does this where it shares the web app's database. This command is for any other database, with
+--every, and for rows that were refused.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from google.api_core.exceptions import InvalidArgument
+
+from order_tasks.cli.command import Command, UsageError, read_config
+from order_tasks.cli.times import Clock
+from order_tasks.client import OrderTasks
+from order_tasks.errors import ConfigError, InvalidOrderError
+from order_tasks.outbox import HORIZON_SECONDS, MAX_BODY_BYTES, Row, delete_from
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+YOUNG_SECONDS = 15
+"""A row of this age is still the web app's to send."""
+_BATCH = 50
+
+_NOW = {
+    "postgresql": "extract(epoch from clock_timestamp())::float8",
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+}
+# A row with an impossible time, such as milliseconds, counts as old and as due: it can be sent, or named.
+_OPEN = "refused IS NULL AND (due IS NULL OR due <= :now + :horizon OR due > 1e11)"
+_NEXT = (
+    f"SELECT task_id, substr(body, 1, :size), headers, due, added_at FROM outbox WHERE {_OPEN} "
+    "AND NOT added_at BETWEEN :now - :age AND :now + :age{after} ORDER BY added_at, task_id LIMIT :batch"
+)
+_AFTER = " AND (added_at, task_id) > (:added_at, :task_id)"
+_COUNT = f"SELECT (SELECT count(*) FROM outbox WHERE {_OPEN}), (SELECT count(*) FROM outbox WHERE refused IS NOT NULL)"
+
+
+@dataclass(slots=True)
+class _Pass:
+    sent: int = 0
+    waiting: int = 0
+    refused: int = 0
+    failure: Exception | None = None
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--database-url", metavar="URL", help="of the outbox (default: ORDER_TASKS_DATABASE_URL)")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="repeat, with this pause, until interrupted")
+    parser.add_argument("--refused", action="store_true", help="try refused rows again")
+
+
+def _run(args: argparse.Namespace, clock: Clock) -> int:
+    if args.every is not None and not args.every > 0:
+        raise UsageError("--every must be a number of seconds above 0")
+    url = args.database_url or os.environ.get("ORDER_TASKS_DATABASE_URL")
+    if not url:
+        raise ConfigError('ORDER_TASKS_DATABASE_URL is missing: export it, such as "postgresql://USER@HOST/SHOP"')
+    config, engine = read_config(args), _connect(url)
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)
+        tasks = stack.enter_context(OrderTasks(config))
+        if args.refused:
+            _ask_again(engine)
+        while True:
+            done = relay(engine, tasks)
+            sys.stdout.write(f"{done.sent} sent, {done.waiting} wait, {done.refused} are refused\n")
+            if done.failure:
+                sys.stderr.write(f"ended early: {done.failure}\n")
+            if args.every is None:
+                return int(done.failure is not None or done.waiting + done.refused > 0)
+            sys.stdout.flush()
+            clock.sleep(args.every)
+
+
+def relay(engine: "Engine", tasks: OrderTasks) -> _Pass:
+    """One pass over the rows that are older than 15 s, oldest first. An error that belongs to no row ends it."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    done = _Pass()
+    try:
+        with engine.connect() as connection:
+            now = connection.execute(text(f"SELECT {_NOW[engine.dialect.name]}")).scalar_one()
+        values = {"now": now, "age": YOUNG_SECONDS, "horizon": HORIZON_SECONDS}
+        after: dict[str, object] = {}
+        while done.failure is None:
+            with engine.connect() as connection:
+                statement = text(_NEXT.format(after=_AFTER if after else ""))
+                limits = {"size": MAX_BODY_BYTES + 1, "batch": _BATCH}
+                found = connection.execute(statement, {**values, **limits, **after}).all()
+            if not found:
+                break
+            after = {"added_at": found[-1].added_at, "task_id": found[-1].task_id}
+            _send(engine, tasks, [Row(*row[:4]) for row in found], done)
+        with engine.connect() as connection:
+            done.waiting, done.refused = connection.execute(text(_COUNT), values).one()
+    except SQLAlchemyError as error:
+        done.failure = error
+    return done
+
+
+def _send(engine: "Engine", tasks: OrderTasks, rows: Sequence[Row], done: _Pass) -> None:
+    from sqlalchemy import text
+
+    published = tasks.publish(rows, lambda ids: delete_from(engine, ids))
+    done.sent += len(published.sent)
+    for task, error in published.waiting.items():
+        if isinstance(error, InvalidOrderError | InvalidArgument):
+            with engine.begin() as connection:
+                statement = text("UPDATE outbox SET refused = :reason WHERE task_id = :task AND refused IS NULL")
+                connection.execute(statement, {"reason": str(error)[:500], "task": task})
+        elif error is not None and not published.sent:
+            done.failure = error
+
+
+def _ask_again(engine: "Engine") -> None:
+    from sqlalchemy import text
+
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL"))
+
+
+def _connect(url: str) -> "Engine":
+    try:
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError as error:
+        raise ConfigError(f"{error}: install order-tasks[outbox]") from error
+    try:
+        engine = create_engine(url)
+    except (SQLAlchemyError, ValueError, ImportError) as error:
+        raise ConfigError(f"ORDER_TASKS_DATABASE_URL cannot be used: {error}") from error
+    if engine.dialect.name not in _NOW:
+        raise ConfigError(f"ORDER_TASKS_DATABASE_URL is of {engine.dialect.name}: use PostgreSQL or SQLite")
+    return engine
+
+
+RELAY = Command(
+    "relay",
+    "send the outbox rows that the web app did not send",
+    "Sending a row twice creates one task.",
+    _add_arguments,
+    _run,
+)
