@@ -42,7 +42,7 @@ GRANTS = {
         _ACCOUNTS,
     ),
 }
-"""Every kind of grant that a deployment may contain: its roles and its members. A whole domain or pool is none."""
+"""Every kind of grant that a deployment may contain: its roles and its members. No whole domain, no whole pool."""
 SECRET_NAME = re.compile(
     r"secret|passw|passphrase|(^|[_-])(pass|pwd|dsn)($|[_-])|token|credential|authorization|cookie"
     r"|(api|access|private|signing|encryption)[_-]?key",

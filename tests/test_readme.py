@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from local.program import ROOT
 from settings import SETTINGS
@@ -58,3 +59,17 @@ def test_make_local_installs_neither_linters_nor_type_checker_nor_tests() -> Non
     packages = set(re.findall(r"^[\w.-]+", subprocess.check_output(export, cwd=ROOT, text=True), re.MULTILINE))
     assert {"aiohttp", "pulumi-gcp"} <= packages
     assert packages & {"ruff", "mypy", "pytest", "hypothesis", "zizmor", "check-jsonschema"} == set()
+
+
+def test_dependabot_updates_every_project_of_the_repository() -> None:
+    updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
+    updated = {
+        (update["package-ecosystem"], folder.strip("/"))
+        for update in updates
+        for folder in update.get("directories", [update.get("directory")])
+    }
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    manifests = {"uv.lock": "uv", "Dockerfile": "docker", "package.json": "npm", "go.mod": "gomod", "pom.xml": "maven"}
+    files = [path.rpartition("/") for path in tracked if not path.startswith(".ci/")]
+    found = {(manifests[name], folder) for folder, _, name in files if name in manifests}
+    assert updated == {*found, ("github-actions", "")}
