@@ -45,7 +45,7 @@ def perform(
         return v2_perform(v2, request)
     try:
         fields = json_format.MessageToDict(request)
-    except ValueError:
+    except (ValueError, json_format.SerializeToJsonError):
         raise invalid() from None
     fields.pop("readMask", None)
     queue = fields.get("queue", {})

@@ -109,6 +109,8 @@ def _set(fields: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: 
     *parents, leaf = path
     for parent in parents:
         fields = fields.setdefault(parent, {})
+        if not isinstance(fields, dict):
+            return  # it is among the violations
     fields[leaf] = value
 
 
@@ -270,6 +272,4 @@ def _mask(value: str) -> str:
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON
     """A value as errors quote it: in JSON, without what would break the text."""
-    if isinstance(value, str):
-        value = value.encode(errors="replace").decode()
-    return json.dumps(value, ensure_ascii=False)[:1000]
+    return json.dumps(value, ensure_ascii=False)[:1000].encode(errors="replace").decode()
