@@ -23,7 +23,7 @@ LOCAL_SECONDS = 2.0
 
 # The task's name is fixed, so a call can be repeated even if the outcome of the first attempt is unknown.
 # gRPC reports a broken stream as INTERNAL. RESOURCE_EXHAUSTED is a quota that refills within a minute.
-_transient = if_exception_type(
+is_transient = if_exception_type(
     exceptions.ServiceUnavailable,
     exceptions.DeadlineExceeded,
     exceptions.ResourceExhausted,
@@ -97,7 +97,7 @@ def async_call_options(config: Config, seconds: float = 30.0) -> AsyncCallOption
 def _delays(config: Config, seconds: float) -> dict[str, Any]:
     # Each delay is random, between 0 and a limit that doubles from 0.1 s to 5 s. No attempt starts after the timeout.
     timeout = config.call_timeout or (seconds if config.emulator_host is None else LOCAL_SECONDS)
-    return {"predicate": _transient, "initial": 0.1, "maximum": 5.0, "multiplier": 2.0, "timeout": timeout}
+    return {"predicate": is_transient, "initial": 0.1, "maximum": 5.0, "multiplier": 2.0, "timeout": timeout}
 
 
 def _attempt_timeout(config: Config) -> ConstantTimeout:

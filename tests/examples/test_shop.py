@@ -3,23 +3,21 @@
 import importlib.util
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import grpc
 import pytest
 from fastapi.testclient import TestClient
+from google.api_core.exceptions import PermissionDenied
 from order_handler import tables
 from order_tasks import NEW_ORDER_ACTIONS, outbox
+from order_tasks.testing import InMemoryCloudTasks
 from sqlalchemy import create_engine, text
 
 from local.program import ROOT
-from tests.local.cloud_tasks.serving import ACCOUNT, LOCATION, Fault, Serving
 
-QUEUE = f"{LOCATION}/queues/orders"
 ORDER = {"orderId": "ORD-1", "customerEmail": "ada@example.com"}
 
 
@@ -33,10 +31,9 @@ def load_shop() -> ModuleType:
 
 
 @pytest.fixture
-def service() -> Iterator[Serving]:
-    with Serving(declared={QUEUE: []}) as service:
-        service.now = time.time()
-        yield service
+def cloud_tasks() -> Iterator[InMemoryCloudTasks]:
+    with InMemoryCloudTasks() as cloud_tasks:
+        yield cloud_tasks
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -73,25 +70,21 @@ class Database:
 
 
 @pytest.fixture
-def shop(database: Database, service: Serving, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def shop(database: Database, cloud_tasks: InMemoryCloudTasks, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setenv("DATABASE_URL", database.url)
-    monkeypatch.setenv("ORDER_TASKS_QUEUE", QUEUE)
-    monkeypatch.setenv("ORDER_TASKS_SERVICE_URL", "https://handler.example")
-    monkeypatch.setenv("ORDER_TASKS_INVOKER_EMAIL", ACCOUNT)
-    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", service.grpc)
     with TestClient(load_shop().create()) as client:
         yield client
 
 
 def test_an_order_is_committed_and_its_tasks_are_created(
-    shop: TestClient, database: Database, service: Serving
+    shop: TestClient, database: Database, cloud_tasks: InMemoryCloudTasks
 ) -> None:
     order = ORDER | {"lines": [{"item": "pen", "quantity": 2}, {"item": "ink"}, {"item": "pen"}]}
     answer = shop.post("/orders", json=order)
     assert (answer.status_code, answer.json()) == (201, {"orderId": "ORD-1", "status": "accepted"})
     assert sorted(database.all("order_lines")) == [("ORD-1", "ink", 1), ("ORD-1", "pen", 3)]
     assert database.all("outbox") == []
-    assert len(service.events) == 3
+    assert len(cloud_tasks.created) == 3
     assert shop.get("/orders/ORD-1").json()["status"] == "sent"
 
 
@@ -103,23 +96,27 @@ def test_what_curl_sends_without_a_content_type_is_an_order_too(shop: TestClient
     assert shop.post("/orders", content="{", headers=form).status_code == 422
 
 
-def test_the_answer_does_not_wait_for_cloud_tasks(shop: TestClient, database: Database, service: Serving) -> None:
-    service.fault = lambda _: Fault(grpc.StatusCode.PERMISSION_DENIED)
+def test_the_answer_does_not_wait_for_cloud_tasks(
+    shop: TestClient, database: Database, cloud_tasks: InMemoryCloudTasks
+) -> None:
+    cloud_tasks.refuse(PermissionDenied("no enqueuer"))  # type: ignore[no-untyped-call]
     assert shop.post("/orders", json=ORDER).status_code == 201
     assert shop.get("/orders/ORD-1").json()["status"] == "accepted"
     assert len(database.all("outbox")) == 3
 
 
-def test_an_order_that_is_sent_again_stays_one(shop: TestClient, database: Database, service: Serving) -> None:
+def test_an_order_that_is_sent_again_stays_one(
+    shop: TestClient, database: Database, cloud_tasks: InMemoryCloudTasks
+) -> None:
     shop.post("/orders", json=ORDER)
     again = shop.post("/orders", json=ORDER)
     assert (again.status_code, again.json()["status"]) == (200, "sent")
     assert len(database.all("order_lines")) == 1
-    assert len(service.events) == 3
+    assert len(cloud_tasks.created) == 3
 
 
 def test_two_requests_for_one_order_at_once_commit_it_once(
-    shop: TestClient, database: Database, service: Serving
+    shop: TestClient, database: Database, cloud_tasks: InMemoryCloudTasks
 ) -> None:
     both = threading.Barrier(2, timeout=10)
     codes: list[int] = []
@@ -134,7 +131,7 @@ def test_two_requests_for_one_order_at_once_commit_it_once(
     for thread in threads:
         thread.join(30)
     assert sorted(codes) == [200, 201]
-    assert len(service.events) == 3
+    assert len(cloud_tasks.created) == 3
 
 
 def test_an_order_is_done_when_every_task_has_had_its_effect(shop: TestClient, database: Database) -> None:
@@ -146,9 +143,9 @@ def test_an_order_is_done_when_every_task_has_had_its_effect(shop: TestClient, d
 
 
 def test_cancelling_keeps_what_is_done_and_prevents_the_rest(
-    shop: TestClient, database: Database, service: Serving
+    shop: TestClient, database: Database, cloud_tasks: InMemoryCloudTasks
 ) -> None:
-    service.fault = lambda _: Fault(grpc.StatusCode.PERMISSION_DENIED)
+    cloud_tasks.refuse(PermissionDenied("no enqueuer"))  # type: ignore[no-untyped-call]
     shop.post("/orders", json=ORDER)
     database.do("send_confirmation")
     assert shop.delete("/orders/ORD-1").json()["status"] == "cancelled"
@@ -184,14 +181,14 @@ WRONG: list[dict[str, Any]] = [
 
 
 def test_a_wrong_order_is_refused_and_nothing_is_committed(
-    shop: TestClient, database: Database, service: Serving
+    shop: TestClient, database: Database, cloud_tasks: InMemoryCloudTasks
 ) -> None:
     for wrong in WRONG:
         assert shop.post("/orders", content=json.dumps(ORDER | wrong)).status_code == 422, wrong
         answer = shop.post("/orders", content=json.dumps(ORDER | wrong), headers={"Content-Type": "application/json"})
         assert answer.status_code == 422, wrong
     assert database.all("orders") == []
-    assert service.events == []
+    assert cloud_tasks.created == []
 
 
 def test_an_order_that_nobody_placed_is_not_found(shop: TestClient) -> None:
