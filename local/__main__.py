@@ -1,4 +1,4 @@
-"""The command line: `python -m local up` runs the program's cloud on this machine."""
+"""The command line: `python -m local up` runs the program's cloud on this machine, `drill` breaks it."""
 
 import argparse
 import asyncio
@@ -10,22 +10,19 @@ import os
 import shlex
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pulumi
 from rich.console import Console
 
-from local.cloud import Cloud, Ports, PortTakenError, listen
+from local.cloud import Cloud, PortTakenError, listen
 from local.cloud_run.containers import ContainerError, Containers
 from local.cloud_run.running_handler import RunningHandler
 from local.cloud_run.runtime import Command, Processes, Runtime
 from local.cloud_tasks.listener import Event
-from local.cloud_tasks.store import Store
 from local.drill.drill import Drill, DrillError
 from local.faults import Faults
 from local.lines import lines
@@ -36,16 +33,15 @@ from local.program.local_stack import local_configuration
 from local.report import Report
 from local.sinks.effects import Effects
 from local.sinks.shop import order_ids
+from local.state import StateError, open_state, ports_of
+from local.streams import keep_open
 
 log = logging.getLogger("local")
 
 
-class StateError(Exception):
-    """The state folder cannot be used; the message says what to do."""
-
-
 def main() -> int:
     started = time.monotonic()
+    keep_open()
     arguments = _arguments()
     console = Console(stderr=True)
     if arguments.command == "drill":
@@ -60,8 +56,8 @@ def main() -> int:
             evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, preview=True)
             Console().print(*preview(arguments.stack, evaluation), no_wrap=True, overflow="ignore", crop=False)
             return 0
-        with _open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
-            ports = _ports(store, arguments.port)
+        with open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
+            ports = ports_of(store, arguments.port)
             with listen(ports.service, "the service") as listener:
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 program = declared(evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url))
@@ -69,7 +65,7 @@ def main() -> int:
                 database_url = arguments.database_url or overrides.get(f"{PROJECT}:databaseUrl", "")
                 effects = Effects(folder, faults, database_url)
                 effects.warehouse.secret = overrides.get(f"{PROJECT}:warehouseSecret", effects.warehouse.secret)
-                runtime = _runtime(arguments, program, folder)
+                runtime = _runtime(arguments, program, folder, effects.database_file)
                 report = Report(program.exports["queue"], console, time.monotonic)
                 cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime, report)
                 return asyncio.run(_up(cloud, report, arguments, console, started))
@@ -80,8 +76,10 @@ def main() -> int:
         return 130
 
 
-def _runtime(arguments: argparse.Namespace, program: Declared, folder: Path) -> Runtime | RunningHandler:
-    """How the handler runs. `folder`: the state's."""
+def _runtime(
+    arguments: argparse.Namespace, program: Declared, folder: Path, database: Path | None
+) -> Runtime | RunningHandler:
+    """Return how the handler runs. `folder`: the state's. `database`: SQLite's file."""
     service = program.service
     if arguments.handler:
         if arguments.handler.startswith(("http://", "https://")):
@@ -89,8 +87,8 @@ def _runtime(arguments: argparse.Namespace, program: Declared, folder: Path) -> 
         return Command(arguments.handler, Path.cwd())
     if arguments.container:
         if program.build:
-            return Containers.built(program.build, ROOT, service.name, folder)
-        return Containers.pulled(program.image, service.name, folder)
+            return Containers.built(program.build, ROOT, service.name, folder, database)
+        return Containers.pulled(program.image, service.name, folder, database)
     if not program.build:
         log.warning(
             "The stack runs the image %s. Here the code in handler/ runs instead. To run the image, add --container; "
@@ -171,45 +169,6 @@ def _setting(text: str) -> tuple[str, str]:
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key if ":" in key else f"{PROJECT}:{key}", value
-
-
-@contextlib.contextmanager
-def _open_state(folder: Path | None, stack: str) -> Iterator[tuple[Path, Store]]:
-    """The state in `folder`, which must be of this stack; a folder of our own goes unless it still holds tasks."""
-    path = folder or Path(tempfile.mkdtemp(prefix="cloud-run-tasks-"))
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        store = Store(path / "state.sqlite")
-    except (OSError, sqlite3.DatabaseError) as error:
-        locked = "end the local cloud that uses it, or " if "locked" in str(error) else ""
-        raise StateError(f"the state folder {path} cannot be opened: {error}; {locked}choose another --state") from None
-    with contextlib.closing(store):
-        owner = store.fact("stack")
-        if owner not in (None, stack):
-            raise StateError(f"the state folder {path} is of {owner}, not of {stack}; choose another --state")
-        store.set_fact("stack", stack)
-        try:
-            yield path, store
-        finally:
-            left = store.open_tasks()
-            if folder is None and not left:
-                shutil.rmtree(path)
-            elif left:
-                log.warning("%d tasks are still to do; go on with them: --state %s", left, path)
-
-
-def _ports(store: Store, first: int) -> Ports:
-    """The ports to use: the state's own, since its tasks carry them, or the ones asked for."""
-    known = store.fact("ports")
-    if known is None:
-        return Ports.from_first(first)
-    ports = Ports(**json.loads(known))
-    if first and ports != Ports.from_first(first):
-        raise StateError(
-            f"the state folder keeps port {ports.tasks_grpc}, which its tasks carry, not {first}; "
-            "leave out --port, or choose another --state"
-        )
-    return ports
 
 
 async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, console: Console, started: float) -> int:

@@ -29,6 +29,7 @@ from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
 from local.identity import Identity, new_key
+from local.own_machine import json_bodies, own_machine
 from local.program import ProgramError
 from local.program.declared import Declared
 from local.sinks.effects import PLACEHOLDERS, Effects
@@ -84,6 +85,7 @@ async def _serve_http(
     *,
     auto_decompress: bool = True,
 ) -> None:
+    application.middlewares.insert(0, own_machine)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, auto_decompress=auto_decompress)
     started.push_async_callback(runner.cleanup)
     await runner.setup()
@@ -186,7 +188,7 @@ class Cloud:
         front_door = FrontDoor(program.service, f"http://127.0.0.1:{service_port}", identity, self._instances)
         started.push_async_callback(front_door.close)
         await _serve_http(started, front_door.application(), self._service_listener, auto_decompress=False)
-        application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[json_bodies])
         application.add_routes([*identity.routes(), *rest.routes(api)])
         await _serve_http(started, application, rest_listener)
         started.push_async_callback(self._instances.stop)

@@ -93,7 +93,7 @@ def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
         pytest.skip("no gcloud on the path: install the Google Cloud CLI")
     (tmp_path / "token").write_text("any")
     with running("--state", str(tmp_path / "state")) as cloud:
-        queues = Queues(cloud, Shop(f"sqlite:///{tmp_path}/state/orders.sqlite"))
+        queues = Queues(cloud, Shop(f"sqlite:///{tmp_path}/state/database/orders.sqlite"))
         environment = {
             **os.environ,
             "CLOUD_TASKS_EMULATOR_HOST": cloud.at["tasks_grpc"],

@@ -1,8 +1,9 @@
 """The handler as containers of its image, whatever it runs: built as the program declares, or the image that it names.
 
 Owns what Docker does for the local cloud: the build, an instance's `docker run`, its kill, and the removal of what an
-earlier run left behind. Never runs an image as root. Refuses systems other than Linux, since an instance shares this
-machine's network and, over SQLite's file, its memory.
+earlier run left behind. Never runs an image as root. An instance sees the folder of SQLite's file and nothing more of
+the state. Refuses systems other than Linux, since an instance shares this machine's network and, over SQLite's file,
+its memory.
 """
 
 import asyncio
@@ -34,22 +35,24 @@ class Containers:
     end_signal = signal.SIGTERM
     """What Docker's client gets if the local cloud dies: it passes this one on to its container."""
 
+    obeys_host = False
     remedy = "install Docker"
     sources = ()
     """Changes of the code are not noticed: a new image needs a new start."""
 
-    def __init__(self, image: str, user: str, service: str, folder: Path) -> None:
-        """`user`: `uid:gid` that may write to `folder`, the state's."""
+    def __init__(self, image: str, user: str, service: str, folder: Path, database: Path | None) -> None:
+        """`user`: `uid:gid` that may write to `database`, SQLite's file. `folder`: the state's, for the label."""
         self.folder = folder
         self._service = service
         self._run = [
             *("docker", "run", "--rm", "--network", "host", "--user", user, "--label", f"{LABEL}={folder}"),
-            *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--volume", f"{folder}:{folder}"),
+            *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+            *(("--volume", f"{database.parent}:{database.parent}") if database else ()),
         ]
         self._image = image
 
     @classmethod
-    def built(cls, build: Mapping[str, Any], project: Path, service: str, folder: Path) -> Self:
+    def built(cls, build: Mapping[str, Any], project: Path, service: str, folder: Path, database: Path | None) -> Self:
         """Build the image, with Docker's progress on standard error.
 
         `build`: as pulumi-docker takes it, with paths in `project`. `folder`: the state's, where containers that an
@@ -58,27 +61,29 @@ class Containers:
         image = _build(build, project, f"{service}:local", folder / "image")
         size = _docker("image", "inspect", "--format", "{{.Size}}", image)
         log.info("Built %s:local: %.0f MB", service, int(size) / 1e6)
-        return cls._of(image, service, folder)
+        return cls._of(image, service, folder, database)
 
     @classmethod
-    def pulled(cls, image: str, service: str, folder: Path) -> Self:
+    def pulled(cls, image: str, service: str, folder: Path, database: Path | None) -> Self:
         """Use an image that was built elsewhere; Docker pulls it if it is not here. Raises ContainerError."""
         _remove_old(folder)
         if not _docker("image", "ls", "--quiet", image):
             _docker("pull", "--quiet", image)
-        return cls._of(image, service, folder)
+        return cls._of(image, service, folder, database)
 
     @classmethod
-    def _of(cls, image: str, service: str, folder: Path) -> Self:
+    def _of(cls, image: str, service: str, folder: Path, database: Path | None) -> Self:
         folder = folder.resolve()
         user = _docker("image", "inspect", "--format", "{{.Config.User}}", image).strip()
         if os.geteuid() != 0:
             user = f"{os.geteuid()}:{os.getegid()}"
-        else:  # never root: what the handler writes to belongs to the image's user, or to nobody
-            user = user if re.fullmatch("[1-9][0-9]*:[0-9]+", user) else "65534:65534"
-            for path in (folder, *folder.glob("orders.sqlite*")):
+        elif not re.fullmatch("[1-9][0-9]*:[0-9]+", user):  # never root, but nobody
+            user = "65534:65534"
+        if database:
+            database.touch(0o600)
+            for path in (database.parent, *database.parent.iterdir()):
                 os.chown(path, *map(int, user.split(":")))
-        return cls(image, user, service, folder)
+        return cls(image, user, service, folder, database)
 
     def command(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
         name = ("--name", self._name(environment["PORT"]))

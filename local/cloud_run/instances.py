@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -44,6 +45,7 @@ class NoInstanceError(Exception):
 class Instance:
     """One running handler."""
 
+    host: str
     port: int
     busy: int = 0
     started: "asyncio.Task[None] | None" = None
@@ -52,7 +54,7 @@ class Instance:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
 
 class Instances:
@@ -100,7 +102,7 @@ class Instances:
                 break
 
     def _new(self) -> Instance:
-        instance = Instance(_free_port())
+        instance = Instance(*_free_address(self._runtime.obeys_host))
         self._instances.append(instance)
         return instance
 
@@ -143,7 +145,7 @@ class Instances:
 
     async def _started(self, instance: Instance) -> None:
         command, environment = self._runtime.command(
-            {**self._environment, "HOST": "127.0.0.1", "PORT": str(instance.port)}
+            {**self._environment, "HOST": instance.host, "PORT": str(instance.port)}
         )
         try:
             instance.process = process = await asyncio.create_subprocess_exec(
@@ -168,7 +170,7 @@ class Instances:
                 await watcher
                 raise NoInstanceError(503, f"the handler ended with exit code {process.returncode} before it was ready")
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", instance.port)
+                _, writer = await asyncio.open_connection(instance.host, instance.port)
             except OSError:
                 await asyncio.sleep(0.02)
             else:
@@ -241,11 +243,14 @@ def _relay(line: str) -> None:
     handler_log.log(level, "%s", line)
 
 
-def _free_port() -> int:
+def _free_address(any_host: bool) -> tuple[str, int]:
+    """Host and port on the loopback interface. Behind the front door nobody checks a token, so the host is one that no
+    web page can guess, if the handler listens on `any_host` and the system has more than one."""
+    host = f"127.{secrets.randbelow(256)}.{secrets.randbelow(256)}.{secrets.randbelow(254) + 1}"
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        probe.bind((host if any_host and sys.platform == "linux" else "127.0.0.1", 0))
+        found: tuple[str, int] = probe.getsockname()
+        return found
 
 
 def end_with(parent: int, number: signal.Signals) -> Callable[[], None]:

@@ -25,6 +25,10 @@ class Runtime(Protocol):
         """What an instance gets if the local cloud dies."""
 
     @property
+    def obeys_host(self) -> bool:
+        """Whether an instance listens on HOST. Cloud Run sets none, so a program may listen on 127.0.0.1 alone."""
+
+    @property
     def remedy(self) -> str:
         """What to do if the program that should run does not exist."""
 
@@ -51,6 +55,7 @@ class Processes:
     module: str = MODULE
     end_signal = signal.SIGKILL
     """A handler that is frozen or hangs obeys no other."""
+    obeys_host = True
     remedy = "run `make setup`, or use --handler or --container for a handler that is not this Python project"
 
     @property
@@ -81,6 +86,7 @@ class Command:
     """The working directory."""
     end_signal = signal.SIGTERM
     """A shell may have programs of its own to end."""
+    obeys_host = False
     remedy = "correct the command after --handler"
 
     @property

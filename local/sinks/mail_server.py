@@ -23,7 +23,7 @@ class MailServer:
     async def serving(self) -> AsyncIterator[str]:
         """Listen on a free port; the value is the server's `smtp://` URL."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: SMTP(self, enable_SMTPUTF8=True), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: _Smtp(self, enable_SMTPUTF8=True), "127.0.0.1", 0)
         try:
             yield f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}?from=orders@shop.example"
         finally:
@@ -43,6 +43,12 @@ class MailServer:
         elif fault == "answered late":
             await self._faults.late()
         return "250 OK"
+
+
+class _Smtp(SMTP):
+    async def smtp_POST(self, _: str) -> None:  # noqa: N802 - the command
+        """Hang up on a browser: a web page could write a mail into the body of its request."""
+        _hang_up(self)
 
 
 def _hang_up(server: SMTP) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from local.faults import Faults
 from local.journal import Journal
+from local.own_machine import own_machine
 
 
 class Warehouse:
@@ -25,7 +26,7 @@ class Warehouse:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
         """Listen on a free port; the value is the warehouse's URL."""
-        application = web.Application()
+        application = web.Application(middlewares=[own_machine])
         application.router.add_post("/", self._notify)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await runner.setup()

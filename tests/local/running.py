@@ -61,7 +61,7 @@ class LocalCloud:
 
 def request(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """Status and text of a GET, or of a POST where there is a body."""
-    outgoing = urllib.request.Request(url, body, headers or {})
+    outgoing = urllib.request.Request(url, body, {"Content-Type": "application/json", **(headers or {})})
     try:
         with urllib.request.urlopen(outgoing, timeout=PATIENCE) as response:
             return response.status, response.read().decode()

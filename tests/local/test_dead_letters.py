@@ -24,7 +24,7 @@ class Pipeline:
     def __init__(self, cloud: LocalCloud, state: Path) -> None:
         self.cloud = cloud
         self._state = state
-        self.shop = Shop(f"sqlite:///{state}/orders.sqlite")
+        self.shop = Shop(f"sqlite:///{state}/database/orders.sqlite")
         channel = grpc.insecure_channel(cloud.at["tasks_grpc"])
         self.client = tasks_v2.CloudTasksClient(transport=transports.CloudTasksGrpcTransport(channel=channel))
 
@@ -185,7 +185,7 @@ def test_a_database_that_is_locked_costs_attempts_not_orders(tmp_path: Path) -> 
         pipeline = Pipeline(cloud, state)
         pipeline.deliver("first", confirmation("ORD-7"))
         assert pipeline.answered("first")["status"] == 200
-        lock = sqlite3.connect(state / "orders.sqlite", isolation_level=None)
+        lock = sqlite3.connect(state / "database/orders.sqlite", isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
         pipeline.deliver("second", confirmation("ORD-8"))
         assert pipeline.answered("second")["status"] == 500

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,21 @@ from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks import transports
+from yarl import URL
 
-from tests.local.running import LocalCloud, copy_of_checkout, edit, kill, request, running, total, up, wait_for
+from local.program import ROOT
+from tests.local.running import (
+    PATIENCE,
+    LocalCloud,
+    copy_of_checkout,
+    edit,
+    kill,
+    request,
+    running,
+    total,
+    up,
+    wait_for,
+)
 
 ORDER = {"orderId": "ORD-1", "action": "send_confirmation", "customerEmail": "ada@example.com"}
 
@@ -126,6 +140,60 @@ def test_tokens_verify_through_discovery_and_carry_the_claims_of_the_service(clo
     assert re.fullmatch(r"\d{21}", claims["sub"])
     assert claims["exp"] - claims["iat"] == 3600
     assert claims["email"] == cloud.at["invoker_email"]
+
+
+# Who may call
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "::1]"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost:1"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
+)
+def test_no_web_page_gets_an_answer_from_any_address(cloud: LocalCloud, headers: dict[str, str]) -> None:
+    token = {"Authorization": f"Bearer {cloud.token()}"}
+    for url in (
+        f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}",
+        f"{cloud.at['issuer']}/token?email={cloud.at['invoker_email']}&audience={cloud.at['service_url']}",
+        cloud.at["service_url"],
+    ):
+        assert request(url, headers=token)[0] == 200
+        assert request(url, headers={**token, **headers})[0] == 403
+    own = URL(cloud.at["tasks_rest"]).with_host("localhost")
+    assert (
+        request(f"{own}/v2/{cloud.at['queue']}", headers={"Origin": str(own), "Sec-Fetch-Site": "same-origin"})[0]
+        == 200
+    )
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_no_form_changes_a_queue(cloud: LocalCloud, kind: str) -> None:
+    status, text = request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}:pause", b"{}", {"Content-Type": kind})
+    assert (status, "application/json" in text) == (415, True)
+    assert json.loads(request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}")[1])["state"] == "RUNNING"
+
+
+def test_a_state_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    (tmp_path / "orders.jsonl").write_text('{"orderId": "A", "customerEmail": "a@example.com"}\n')
+    state.mkdir()
+    (state / "orders.sqlite").touch()  # as an earlier version left it
+    state.chmod(0o755)
+    run = up("--state", str(state), "--orders", str(tmp_path / "orders.jsonl"), "--exit-when-idle")
+    assert total(run.stderr) == [3, 3, 3, 0, 0, 0], run.stderr
+    modes = {file.relative_to(state): file.stat().st_mode & 0o777 for file in (state, *state.rglob("*"))}
+    assert len(modes) >= 6
+    assert {mode for file, mode in modes.items() if (state / file).is_file()} == {0o600}
+    assert {mode for file, mode in modes.items() if (state / file).is_dir()} == {0o700}
 
 
 # Cloud Tasks, through the official client
@@ -312,6 +380,23 @@ def test_ctrl_c_ends_it_where_a_script_started_it_in_the_background() -> None:
     finally:
         signal.signal(signal.SIGINT, inherited)
     assert cloud.process.returncode == 0
+
+
+def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for stderr, prepare in ((writer, None), (None, lambda: os.close(2))):
+        run = subprocess.run(
+            [sys.executable, "-m", "local", "up", "--json", "--exit-when-idle"],
+            stderr=stderr,
+            preexec_fn=prepare,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (run.returncode, "tasks_grpc" in json.loads(run.stdout)) == (0, True)
+    os.close(writer)
 
 
 # Bad input

@@ -1,0 +1,71 @@
+"""The state folder: the tasks, the ports and the signing key of a local cloud, kept across restarts.
+
+Only its owner may read it. Refuses the folder of another stack, of a running local cloud, or of other ports.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from local.cloud import Ports
+from local.cloud_tasks.store import Store
+
+log = logging.getLogger("local")
+
+
+class StateError(Exception):
+    """The state folder cannot be used; the message says what to do."""
+
+
+@contextlib.contextmanager
+def open_state(folder: Path | None, stack: str) -> Iterator[tuple[Path, Store]]:
+    """Open the state of `stack` in `folder`, or in a new one, which is deleted at the end unless tasks are left."""
+    os.umask(0o077)
+    path = folder or Path(tempfile.mkdtemp(prefix="cloud-run-tasks-"))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _close_to_others(path)
+        store = Store(path / "state.sqlite")
+    except (OSError, sqlite3.DatabaseError) as error:
+        locked = "end the local cloud that uses it, or " if "locked" in str(error) else ""
+        raise StateError(f"the state folder {path} cannot be opened: {error}; {locked}choose another --state") from None
+    with contextlib.closing(store):
+        owner = store.fact("stack")
+        if owner not in (None, stack):
+            raise StateError(f"the state folder {path} is of {owner}, not of {stack}; choose another --state")
+        store.set_fact("stack", stack)
+        try:
+            yield path, store
+        finally:
+            left = store.open_tasks()
+            if folder is None and not left:
+                shutil.rmtree(path)
+            elif left:
+                log.warning("%d tasks are not done yet; to go on with them: --state %s", left, path)
+
+
+def _close_to_others(path: Path) -> None:
+    """Take away what an earlier version let other users of this machine read."""
+    path.chmod(0o700)
+    for file in (*path.glob("*.sqlite*"), *path.glob("*.jsonl")):
+        file.chmod(0o600)
+
+
+def ports_of(store: Store, first: int) -> Ports:
+    """The state's own ports, since its tasks carry them, or else `first` and the next two, or free ones for 0."""
+    known = store.fact("ports")
+    if known is None:
+        return Ports.from_first(first)
+    ports = Ports(**json.loads(known))
+    if first and ports != Ports.from_first(first):
+        raise StateError(
+            f"the state folder keeps port {ports.tasks_grpc}, which its tasks carry, not {first}; "
+            "leave out --port, or choose another --state"
+        )
+    return ports

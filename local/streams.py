@@ -1,0 +1,41 @@
+"""Standard output and error that cannot break: a terminal or pipe that is gone never ends the local cloud."""
+
+import os
+import sys
+from typing import Any, TextIO
+
+
+def keep_open() -> None:
+    """From now on, drop what cannot be written. A stream that the caller closed is the null device, so that no other
+    file of this process takes its number."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:
+            os.dup2(null, number)
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+        setattr(sys, name, _Unbreakable(stream, null) if number else stream)
+
+
+class _Unbreakable:
+    """A stream to a file, until it cannot be written: then to the null device."""
+
+    def __init__(self, stream: TextIO, null: int) -> None:
+        self._stream = stream
+        self._null = null
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            os.dup2(self._null, self._stream.fileno())
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            os.dup2(self._null, self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        return getattr(self._stream, name)
