@@ -1,6 +1,7 @@
 """The dispatcher against a real HTTP server: what leaves, and what each answer comes to."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator
@@ -57,6 +58,13 @@ class Target(Listener):
         if event is not Event.CREATED:
             self._ended.set()
 
+    def has_ended(self) -> bool:
+        return self._ended.is_set()
+
+    async def wait(self) -> None:
+        """Wait until an attempt has ended."""
+        await asyncio.wait_for(self._ended.wait(), 30)
+
     async def deliver(self, path: str, task_id: str = "t", **http: Any) -> types.Task:  # noqa: ANN401 - any field
         """Create a task for this path and wait until its first attempt has ended; the task as it is then."""
         self._ended.clear()
@@ -64,7 +72,7 @@ class Target(Listener):
         request = {"url": self.url + path, "body": b"{}", **http}
         call = types.CreateTaskRequest(parent=QUEUE, task={"name": name, "http_request": request})
         self.tasks.create_task(types.CreateTaskRequest.pb(call))
-        await asyncio.wait_for(self._ended.wait(), 30)
+        await self.wait()
         try:
             return types.Task(self.tasks.get_task(types.GetTaskRequest.pb()(name=name)))
         except Exception:
@@ -245,3 +253,31 @@ async def test_an_answer_that_comes_before_the_request_was_read_counts(target: T
 async def test_a_request_that_cannot_be_sent_is_a_failed_attempt(target: Target, url: str) -> None:
     status, reason = await target.dispatcher.request(url)
     assert (status, bool(reason)) == (0, True)
+
+
+async def test_a_task_that_a_clock_set_forward_makes_due_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local.cloud_tasks.dispatch._LONGEST_TIMER", 0.02)
+    ahead = 0.0
+
+    def clock() -> float:
+        return time.time() + ahead
+
+    server, url = await raw(b"HTTP/1.1 200 OK\r\n\r\n")
+    with contextlib.closing(Store(tmp_path / "state.sqlite")) as store:
+        identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, clock)
+        dispatcher = Dispatcher(identity, clock, Faults(None, tmp_path / "faults.jsonl"), lambda: None)
+        target = Target(url, [])
+        target.tasks = CloudTasks(store, clock, lambda *_: True, [dispatcher, target], time.monotonic)
+        target.tasks.queues.declare(QueueMessage(name=QUEUE), ())
+        dispatcher.start(target.tasks)
+        http = {"url": url, "body": b"{}"}
+        task = {"http_request": http, "schedule_time": {"seconds": int(clock()) + 3600}}
+        target.tasks.create_task(types.CreateTaskRequest.pb()(parent=QUEUE, task=task))
+        await asyncio.sleep(0.1)
+        assert not target.has_ended()
+        ahead = 7200.0
+        await target.wait()
+        await dispatcher.stop()
+    server.close()

@@ -245,10 +245,12 @@ def test_dates_past_the_year_9999_stop_neither_a_queue_nor_the_next_start(
 def test_a_stored_queue_or_task_that_cannot_be_read_stops_no_other(service: Service) -> None:
     service.make()
     service.create("broken")
+    service.create("broken-in-flight")
     service.create("whole")
     other = f"{PARENT}/queues/other"
     with service.store.transaction():
-        service.store._db.execute("UPDATE tasks SET message = x'ff' WHERE id = 'broken'")
+        service.store._db.execute("UPDATE tasks SET message = x'ff' WHERE id LIKE 'broken%'")
+        service.store._db.execute("UPDATE tasks SET in_flight = 1 WHERE id = 'broken-in-flight'")
         service.store.put_queue(StoredQueue(other, False, b"\xff", b""))
     service.reopen()
     service.now += 1
