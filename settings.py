@@ -264,7 +264,7 @@ class MonitoringSettings(TypedDict):
 
 
 class HandlerEnvironment(TypedDict):
-    """What the handler is told, beyond the settings of its service."""
+    """The handler's environment, beyond the settings of its service."""
 
     max_attempts: int
     dead_letter_queue: str
@@ -315,7 +315,8 @@ class Settings:
             (),
             "Members that may create tasks, such as the web app's service account",
             pattern=r"(serviceAccount|user|group):[^\s@:]+@[^\s@:]+|principal(Set)?://iam\.googleapis\.com/\S*[^\s*]",
-            accepts="a list of `serviceAccount:`, `user:`, `group:` with an e-mail, `principal://`, `principalSet://`",
+            accepts="a list of `serviceAccount:`, `user:`, `group:` with an e-mail, `principal://`, "
+            "`principalSet://` (no whole pool)",
             example="serviceAccount:WEB_APP@PROJECT_ID.iam.gserviceaccount.com",
         ),
     ]
@@ -335,7 +336,7 @@ class Settings:
 
     @property
     def has_outbox(self) -> bool:
-        """Whether the handler relays the outbox: the table stands in its database."""
+        """Whether the handler relays the outbox, a table in its database."""
         return bool(self.effects["database_url"])
 
     @property

@@ -33,7 +33,7 @@ class HandlerServiceArgs(ProjectArgs):
     dead_letter_queue: str
     """Full path as text, because the queue is declared after the service."""
     task_queue: str
-    """Full path of the main queue, which the relay sends to; empty where there is no outbox."""
+    """Full path of the main queue, which the relay sends to; empty if there is no outbox."""
     simulate_effects: bool
     """The handler only logs effects whose URL is not set."""
     secrets: Mapping[str, str]
@@ -50,7 +50,7 @@ class HandlerService(pulumi.ComponentResource):
     service_name: pulumi.Output[str]
     """The service's name; known when the service exists."""
     url: pulumi.Output[str]
-    """The service's root URL without a trailing slash: the tasks' URL and their tokens' audience."""
+    """The service's root URL, without a trailing slash."""
     account_member: pulumi.Output[str]
     """The account that the handler runs as, `serviceAccount:EMAIL`."""
 

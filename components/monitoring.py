@@ -123,7 +123,7 @@ RELAY_ALERTS = (
         "The relay does not run",
         "(sum(increase($relay_passes{$service}[5m])) or vector(0)) < 1",
         "300",
-        "No pass of the relay succeeded for ten minutes: what the web app does not send itself waits.",
+        "No pass of the relay succeeded for ten minutes. Tasks that the web app could not send itself wait.",
     ),
     Alert(
         "Rows of the outbox wait",
@@ -138,7 +138,7 @@ RELAY_ALERTS = (
         "A committed row can never become a task. The relay skips it until somebody asks for it again.",
     ),
 )
-"""Declared where there is an outbox."""
+"""Declared if there is an outbox."""
 
 CHARTS = (
     ("Tasks in the queues", f"sum by (queue_id) ({DEPTH}{{$queues}})"),
@@ -162,7 +162,7 @@ class MonitoringArgs(ProjectArgs):
     service_name: str
     handler_timeout_seconds: int
     has_outbox: bool
-    """Whether a relay runs, whose alerts are then declared too."""
+    """Whether a relay runs; then its alerts are declared, too."""
     alert_emails: Sequence[str]
     notification_channels: Sequence[str]
     """Other channels to notify, `projects/P/notificationChannels/N`."""

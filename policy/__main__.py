@@ -70,7 +70,7 @@ class Resource(NamedTuple):
     type: str
     """Token, such as `gcp:cloudtasks/queue:Queue`."""
     properties: Mapping[str, Any]
-    """camelCase keys; UNKNOWN where that is so."""
+    """camelCase keys; UNKNOWN for values that are not known yet."""
 
 
 OfResource = Callable[[Resource], Iterator[str]]
@@ -125,7 +125,7 @@ def invoker_check_on(resource: Resource) -> Iterator[str]:
 
 @on_each("grant a listed role on the one resource that it is needed for; GRANTS in policy/__main__.py is the list")
 def grants_by_list(resource: Resource) -> Iterator[str]:
-    """Only listed roles, on one resource, for members of their own. Other grants in a shared project stay."""
+    """Grants are listed memberships on one resource. Authoritative ones would remove others' grants."""
     kind = resource.type.rpartition(":")[2]
     if not re.search(r"I(AM|am)(Member|Binding|Policy)$", kind):
         return
@@ -142,7 +142,7 @@ def grants_by_list(resource: Resource) -> Iterator[str]:
 
 @on_all("grant roles/run.invoker to one account that the same stack declares")
 def one_invoker(resources: Sequence[Resource]) -> Iterator[str]:
-    """One account alone may call a service, and the stack declares it."""
+    """Only one account may call a service, and the stack declares it."""
     accounts = {
         f"serviceAccount:{each.properties.get('accountId')}@{each.properties.get('project')}.iam.gserviceaccount.com"
         for each in resources
@@ -163,7 +163,7 @@ def one_invoker(resources: Sequence[Resource]) -> Iterator[str]:
 
 @on_each("let what needs the account run as it")
 def no_account_key(resource: Resource) -> Iterator[str]:
-    """Nobody holds a key of a service account: it never expires and works everywhere."""
+    """No service account has a key, because a key does not expire and works everywhere."""
     if re.search(r"^gcp:(serviceaccount/key:Key|storage/hmacKey:HmacKey)$", resource.type):
         yield "a key of a service account is created"
 

@@ -144,7 +144,7 @@ def _job(evaluation: Evaluation, resource: Resource) -> Job:
 
 
 def _secret(evaluation: Evaluation, env: Mapping[str, Any], account: str) -> str:
-    """The value of a variable that comes from Secret Manager, as far as the service's account may read it."""
+    """The value of a variable from Secret Manager; raises ProgramError if the service's account may not read it."""
     name = env["valueSource"]["secretKeyRef"]["secret"]
     readers = {
         grant.inputs["member"]
@@ -165,7 +165,7 @@ def _secret(evaluation: Evaluation, env: Mapping[str, Any], account: str) -> str
 
 
 def _queue(resource: Resource) -> Message:
-    """The queue's message; figures come as floats."""
+    """The queue as a message of Cloud Tasks."""
     inputs = resource.inputs
     limits = {key: value for key, value in inputs["rateLimits"].items() if key != "maxBurstSize"}
     message = {
