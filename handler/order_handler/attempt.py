@@ -60,7 +60,7 @@ class Attempts:
         order = None
         try:
             order = orders.parse(body)
-            logs.add({"orderId": order.order_id, "action": order.action})
+            logs.add({"orderId": order.order_id, "action": order.action[:100]})
         except PermanentError as error:
             malformed = Attempt(End.FAILED, str(error), permanent=True)
         if delivery and not self.will_retry(delivery):
@@ -68,7 +68,7 @@ class Attempts:
             logs.write(logging.WARNING, "Last attempt", {"lastAttempt": True})
             if order:
                 return await self._make_last(delivery, body, order)
-        attempt = await self._run(order) if order else malformed
+        attempt = await self._run(order, delivery) if order else malformed
         if attempt.end is not End.FAILED:
             return attempt
         if delivery is None:
@@ -85,7 +85,7 @@ class Attempts:
             message = "An earlier last attempt did not end: the entry that it stored keeps the order"
             attempt = Attempt(End.FAILED, message, order, permanent=True)
             return self._failed(attempt, stored, delivery, body)
-        attempt = await self._run(order)
+        attempt = await self._run(order, delivery)
         if attempt.end is End.FAILED:
             return self._failed(attempt, stored, delivery, body)
         # Also if the entry is not known to be stored: it may be there all the same.
@@ -96,9 +96,9 @@ class Attempts:
         ]
         return attempt._replace(trouble="; ".join(troubles)) if troubles else attempt
 
-    async def _run(self, order: Order) -> Attempt:
+    async def _run(self, order: Order, delivery: Delivery | None) -> Attempt:
         try:
-            return Attempt(End.PROCESSED, await orders.process(order, self._effects), order)
+            return Attempt(End.PROCESSED, await orders.process(order, self._effects, delivery), order)
         except AlreadyProcessedError as error:
             return Attempt(End.ALREADY_PROCESSED, str(error), order)
         except PermanentError as error:

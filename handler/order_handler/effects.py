@@ -3,9 +3,12 @@
 Imports a library only if its effect is configured: the others would cost every cold start time and memory.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from order_handler.action import Opening
+from order_handler.actions import ACTIONS
 from order_handler.environment import Environment
 
 if TYPE_CHECKING:
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Mail(Protocol):
-    async def confirm(self, order_id: str, action: str, address: str) -> None: ...
+    async def confirm(self, order_id: str, action: str, address: str, *, plain: bool = False) -> None: ...
 
 
 class Stock(Protocol):
@@ -31,6 +34,8 @@ class Effects:
     mail: Mail | None = None
     stock: Stock | None = None
     warehouse: Warehouse | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """By action."""
 
     @classmethod
     def configured(cls, environment: Environment) -> Self:
@@ -39,20 +44,21 @@ class Effects:
             return cls()
         from order_handler.database import Database
         from order_handler.ledger import Ledger
-        from order_handler.stock import Stock
 
         database = Database(environment.database_url, environment.database_pool)
-        ledger = Ledger(database, timeout=environment.timeout)
-        mail = warehouse = None
-        if environment.mail:
-            from order_handler.mail import Mail
+        opening = Opening(environment.values, database, Ledger(database, timeout=environment.timeout))
+        others = {
+            name: action.open(opening)
+            for name, action in ACTIONS.items()
+            if all(need.variable in environment.values for need in action.needs)
+        }
+        mail, stock = others.pop("send_confirmation", None), others.pop("update_inventory", None)
+        return cls(database, mail, stock, others.pop("notify_warehouse", None), others)
 
-            mail = Mail(environment.mail, ledger)
-        if environment.warehouse:
-            from order_handler.warehouse import Warehouse
-
-            warehouse = Warehouse(environment.warehouse, ledger)
-        return cls(database, mail, Stock(database), warehouse)
+    def of(self, action: str) -> Any:  # noqa: ANN401 - each action knows its own
+        """The effect of this action; None if it is simulated."""
+        shop = {"send_confirmation": self.mail, "update_inventory": self.stock, "notify_warehouse": self.warehouse}
+        return shop[action] if action in shop else self.others.get(action)
 
     async def prepare(self) -> None:
         """Does what the first order would otherwise wait for."""
@@ -60,7 +66,8 @@ class Effects:
             await self.database.prepare()
 
     async def close(self) -> None:
-        if self.warehouse:
-            await self.warehouse.close()
+        for effect in (self.warehouse, *self.others.values()):
+            if hasattr(effect, "close"):
+                await effect.close()
         if self.database:
             self.database.close()

@@ -11,32 +11,20 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from order_handler.action import HOST, WORD, Need
+from order_handler.actions import ACTIONS
+
 _QUEUE = re.compile(r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}")
 _HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
-_LABEL = r"[A-Za-z0-9_-]{1,63}"
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_HOST = (
-    rf"(?:(?:{_LABEL}\.)*(?![0-9]+(?![A-Za-z0-9_-])){_LABEL}|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\])"
-    r"(?::[0-9]{1,5})?"
-)
-_WORD = r"(?:[^\s:@/?#\[\]%]|%[0-9A-Fa-f]{2})+"
-_ATOM = r"(?:[A-Za-z0-9!'*+=_~-]|%2[Bb])+"
-_POSTGRESQL = re.compile(
-    rf"(?=[!-~]+\Z)postgresql://(?:{_WORD}(?::{_WORD})?@)?(?:{_HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
-    r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?"
-)
-_SMTP = re.compile(
-    rf"(?=[!-~]+\Z)smtps?://(?:{_WORD}:{_WORD}@)?{_HOST}/?"
-    rf"\?from={_ATOM}(?:\.{_ATOM})*(?:@|%40)[A-Za-z0-9-]{{1,63}}(?:\.[A-Za-z0-9-]{{1,63}})*"
-)
-_HTTP = re.compile(rf"(?=[!-~]+\Z)https?://(?:{_WORD}(?::{_WORD})?@)?{_HOST}(?:[/?][^#]*)?")
-_KEY = re.compile(r"[!-~]{16,}")
-
 _DATABASE_FORM = "postgresql://USER:PASSWORD@HOST/DATABASE (or sqlite:///PATH)"
-_SMTP_FORM = "smtp[s]://[USER:PASSWORD@]HOST[:PORT]?from=ADDRESS"
-_HTTP_FORM = "http[s]://HOST[:PORT]/PATH"
-_ENCODING = "Percent-encode special characters, such as %40 for @."
+_DATABASE = Need(
+    "DATABASE_URL",
+    "Database of the orders, the stock and the ledger of effects",
+    rf"(?=[!-~]+\Z)postgresql://(?:{WORD}(?::{WORD})?@)?(?:{HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
+    r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?",
+    _DATABASE_FORM,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +67,8 @@ class Environment:
     """`host:port` of a local cloud's gRPC port, used without TLS and credentials; None: Google's."""
     database_url: str | None = field(default=None, repr=False)
     """None: there is no ledger, and the stock is simulated."""
-    mail: MailServer | None = None
-    """None: mails are simulated."""
-    warehouse: Webhook | None = None
-    """None: notifications are simulated."""
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the actions need, by variable. What is missing is simulated."""
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Self:
@@ -141,26 +127,23 @@ class Environment:
                 "Set it to a local cloud's gRPC port, such as 127.0.0.1:8123, or unset it to use Google's.",
             )
         required = not _simulated(variables)
-        url = database_url(variables) if required or variables.get("DATABASE_URL") else None
-        smtp = _secret(variables, "SMTP_URL", _SMTP, _SMTP_FORM, required)
-        webhook = _secret(variables, "WAREHOUSE_URL", _HTTP, _HTTP_FORM, required)
-        key = _secret(variables, "WAREHOUSE_SECRET", _KEY, "at least 16 ASCII characters without spaces", required)
-        if (smtp or webhook) and not url:
-            raise ValueError(
-                f"DATABASE_URL is not set, but {'SMTP_URL' if smtp else 'WAREHOUSE_URL'} is: without a ledger, effects "
-                f"could repeat. Set it to {_DATABASE_FORM}, or unset the other."
-            )
-        if webhook and not key:
-            raise ValueError(
-                "WAREHOUSE_SECRET is not set, but WAREHOUSE_URL is: the warehouse could not tell who calls. "
-                "Set it to the key that the warehouse knows, or unset WAREHOUSE_URL."
-            )
-        return replace(
-            environment,
-            database_url=url,
-            mail=_mail_server(smtp) if smtp else None,
-            warehouse=Webhook(webhook, key) if webhook and key else None,
-        )
+        url = database_url(variables) if (required and ACTIONS) or variables.get("DATABASE_URL") else None
+        values = {need.variable: need.read(variables, required) for a in ACTIONS.values() for need in a.needs}
+        for name, action in ACTIONS.items():
+            first, *others = [need.variable for need in action.needs] or [""]
+            if not values.get(first):
+                continue
+            if not url:
+                raise ValueError(
+                    f"DATABASE_URL is not set, but {first} is: without a ledger, effects could repeat. "
+                    f"Set it to {_DATABASE_FORM}, or unset the other."
+                )
+            for other in others:
+                if not values[other]:
+                    raise ValueError(
+                        f"{other} is not set, but {first} is: {name} needs both. Set it, or unset {first}."
+                    )
+        return replace(environment, database_url=url, values={name: value for name, value in values.items() if value})
 
 
 def database_url(variables: Mapping[str, str]) -> str:
@@ -168,7 +151,7 @@ def database_url(variables: Mapping[str, str]) -> str:
     value = variables.get("DATABASE_URL", "")
     if re.fullmatch(r"sqlite:///\S+", value):
         return value
-    return str(_secret(variables, "DATABASE_URL", _POSTGRESQL, _DATABASE_FORM, True))
+    return str(_DATABASE.read(variables, required=True))
 
 
 def _simulated(variables: Mapping[str, str]) -> bool:
@@ -178,29 +161,7 @@ def _simulated(variables: Mapping[str, str]) -> bool:
     return value == "true"
 
 
-def _secret(variables: Mapping[str, str], name: str, form: re.Pattern[str], shape: str, required: bool) -> str | None:
-    """The variable's value; None if it is not set and not required."""
-    value = variables.get(name)
-    if not value:
-        if required:
-            raise ValueError(f"{name} is not set and has no default. Set it, or set SIMULATE_EFFECTS to true.")
-        return None
-    if any(character.isspace() for character in value):
-        raise ValueError(f"{name} contains white space, perhaps a line end. Set it to a value without.")
-    if not form.fullmatch(value) or not (form is _KEY or _has_valid_port(value)):
-        raise ValueError(f"{name} is malformed. Set it to {shape}. {'' if form is _KEY else _ENCODING}".rstrip())
-    return value
-
-
-def _has_valid_port(url: str) -> bool:
-    """Whether the port, if there is one, is from 1 to 65535, and a host in brackets is an IPv6 address."""
-    try:
-        return urlsplit(url).port != 0
-    except ValueError:
-        return False
-
-
-def _mail_server(url: str) -> MailServer:
+def mail_server(url: str) -> MailServer:
     parts = urlsplit(url)
     tls = parts.scheme == "smtps"
     return MailServer(

@@ -30,9 +30,9 @@ class Mail:
         self._ledger = ledger
         self._domain = server.sender.rpartition("@")[2]
 
-    async def confirm(self, order_id: str, action: str, address: str) -> None:
+    async def confirm(self, order_id: str, action: str, address: str, *, plain: bool = False) -> None:
         """Tells the customer that the order arrived. Raises what the ledger raises; PermanentError, TransientError."""
-        letter = self._letter(order_id, action, address)
+        letter = self._letter(order_id, action, address, plain)
         smtp = SMTP(
             hostname=self._server.host,
             port=self._server.port,
@@ -56,7 +56,7 @@ class Mail:
         finally:
             smtp.close()
 
-    def _letter(self, order_id: str, action: str, address: str) -> EmailMessage:
+    def _letter(self, order_id: str, action: str, address: str, plain: bool) -> EmailMessage:
         # Control characters could end a header or a line.
         shown = "".join(character if character.isprintable() else " " for character in order_id)
         letter = EmailMessage()
@@ -67,11 +67,12 @@ class Mail:
         letter["Message-ID"] = f"<{identity(order_id, action)}@{self._domain}>"
         letter["Auto-Submitted"] = "auto-generated"
         letter.set_content(f"Thank you for your order.\n\nWe received your order {shown} and are preparing it.\n")
-        letter.add_alternative(
-            "<!doctype html><title>Your order</title><p>Thank you for your order.</p>"
-            f"<p>We received your order <strong>{html.escape(shown)}</strong> and are preparing it.</p>\n",
-            subtype="html",
-        )
+        if not plain:
+            letter.add_alternative(
+                "<!doctype html><title>Your order</title><p>Thank you for your order.</p>"
+                f"<p>We received your order <strong>{html.escape(shown)}</strong> and are preparing it.</p>\n",
+                subtype="html",
+            )
         return letter
 
 

@@ -1,95 +1,73 @@
-"""The order message and its actions. A new action is one function here and its decorator.
+"""What a task asks for: its message, checked against the action that it names.
 
-Owns what a message means. Knows neither HTTP nor Cloud Tasks. An action returns the sentence that says what it did, and
-raises what errors.py has; it may run twice, so what it does to the world goes through the effects.
+Decides which messages are valid. Knows neither HTTP nor Cloud Tasks.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
+from order_handler import fields
+from order_handler.action import AnyMessage
+from order_handler.actions import ACTIONS
+from order_handler.delivery import Delivery
 from order_handler.effects import Effects
 from order_handler.errors import PermanentError
 
-MAX_ORDER_ID = 500
-"""Characters: what an index of PostgreSQL takes as a key."""
-
 
 class Order(NamedTuple):
-    """What a task's body says."""
+    """A message that names an action. Its fields are checked when it runs."""
 
-    order_id: str
     action: str
-    customer_email: str | None = None
+    order_id: str | None
+    """None if the message is about no order."""
+    fields: Mapping[str, Any]
 
+    def budget(self, max_attempts: int) -> int:
+        """The action's own attempts, at most the handler's."""
+        action = ACTIONS.get(self.action)
+        return min((action and action.max_attempts) or max_attempts, max_attempts)
 
-Action = Callable[[Order, Effects], Awaitable[str]]
-
-_actions: dict[str, Action] = {}
+    def message(self) -> AnyMessage:
+        """PermanentError names every field that is wrong."""
+        action = ACTIONS.get(self.action)
+        if action is None:
+            raise PermanentError(f"Unknown action: {self.action[:100]}")
+        # Other fields are ignored: a producer may be newer than its handler.
+        try:
+            message: AnyMessage = msgspec.convert(self.fields, action.message)
+        except msgspec.ValidationError as error:
+            raise PermanentError(fields.problems(schema(self.action), self.fields) or str(error)) from None
+        return message
 
 
 def parse(body: bytes) -> Order:
     """The order in a JSON body; PermanentError if there is none."""
     try:
-        fields = orjson.loads(body)
+        content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise PermanentError(f"Malformed order: {error}") from error
-    if not isinstance(fields, dict):
+    if not isinstance(content, dict):
         raise PermanentError("Malformed order: not a JSON object")
-    # Other fields are ignored: a producer may be newer than its handler.
-    order = Order(fields.get("orderId", ""), fields.get("action", ""), fields.get("customerEmail"))
-    texts = order[:2] if order.customer_email is None else order
-    if not all(isinstance(value, str) for value in texts):
-        raise PermanentError("Malformed order: orderId, action and customerEmail must be text")
-    if not order.order_id or not order.action:
-        raise PermanentError("Missing orderId or action")
-    if len(order.order_id) > MAX_ORDER_ID or "\0" in order.order_id:
-        raise PermanentError(f"orderId is over {MAX_ORDER_ID} characters or contains NUL: it cannot be a key")
-    return order
+    action, order_id = content.get("action"), content.get("orderId")
+    if not isinstance(action, str) or not action:
+        raise PermanentError("Missing orderId or action" if action in (None, "") else "action must be text")
+    return Order(action, order_id[:500] if isinstance(order_id, str) else None, content)
 
 
-async def process(order: Order, effects: Effects) -> str:
+async def process(order: Order, effects: Effects, delivery: Delivery | None) -> str:
     """Runs the order's action and returns what it did."""
-    run = _actions.get(order.action)
-    if run is None:
-        raise PermanentError(f"Unknown action: {order.action}")
-    return await run(order, effects)
+    message = order.message()
+    return await ACTIONS[order.action].run(message, effects.of(order.action), delivery)
 
 
-def action(name: str) -> Callable[[Action], Action]:
-    """Makes the decorated function the one that runs orders with this action. It may raise PermanentError."""
-
-    def register(run: Action) -> Action:
-        if name in _actions:
-            raise ValueError(f"Action {name!r} exists already: give the second one another name")
-        _actions[name] = run
-        return run
-
-    return register
-
-
-@action("send_confirmation")
-async def send_confirmation(order: Order, effects: Effects) -> str:
-    if not order.customer_email:
-        raise PermanentError("Missing customerEmail")
-    if effects.mail is None:
-        return f"Confirmation mail for {order.order_id} sent (simulated)"
-    await effects.mail.confirm(order.order_id, order.action, order.customer_email)
-    return f"Confirmation mail for {order.order_id} sent"
-
-
-@action("update_inventory")
-async def update_inventory(order: Order, effects: Effects) -> str:
-    if effects.stock is None:
-        return f"Stock for {order.order_id} updated (simulated)"
-    await effects.stock.take(order.order_id, order.action)
-    return f"Stock for {order.order_id} updated"
-
-
-@action("notify_warehouse")
-async def notify_warehouse(order: Order, effects: Effects) -> str:
-    if effects.warehouse is None:
-        return f"Warehouse notified of {order.order_id} (simulated)"
-    await effects.warehouse.notify(order.order_id, order.action)
-    return f"Warehouse notified of {order.order_id}"
+@cache
+def schema(action: str) -> dict[str, Any]:
+    """The JSON Schema of the action's message."""
+    made = msgspec.json.schema(ACTIONS[action].message)
+    definitions = made["$defs"]
+    message = definitions.pop(made["$ref"].rpartition("/")[2])
+    return {**message, "$defs": definitions} if definitions else message

@@ -31,28 +31,31 @@ MIB = 2**20
 # Ends an order when a line arrives on standard input.
 WAITING = """
 import asyncio, sys
-from order_handler import orders
 from order_handler.__main__ import main
+from order_handler.action import Action, OrderMessage
+from order_handler.actions import ACTIONS
 
-@orders.action("wait")
-async def wait(order, effects):
+async def wait(*_):
     print('{"message": "waiting"}', flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     return "waited"
 
+ACTIONS["wait"] = Action(OrderMessage, wait, lambda _: None)
 main()
 """
 
 # Never ends an order, and has hardly any time for those that run at its end.
 HANGING = """
 import asyncio
-from order_handler import __main__, orders
+from order_handler import __main__
+from order_handler.action import Action, OrderMessage
+from order_handler.actions import ACTIONS
 
-@orders.action("wait")
-async def wait(order, effects):
+async def wait(*_):
     print('{"message": "waiting"}', flush=True)
     await asyncio.Event().wait()
 
+ACTIONS["wait"] = Action(OrderMessage, wait, lambda _: None)
 __main__.GRACE_SECONDS = 0.2
 __main__.main()
 """

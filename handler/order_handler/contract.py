@@ -1,0 +1,38 @@
+"""The published contract: the messages of all actions, and what each needs from the environment.
+
+`python -m order_handler.contract` prints contract.json. The program's settings and the producer read that file.
+"""
+
+import json
+from typing import Any
+
+from order_handler import orders
+from order_handler.actions import ACTIONS
+
+
+def contract() -> dict[str, Any]:
+    return {
+        name: {
+            "message": orders.schema(name),
+            "needs": [
+                {
+                    "variable": need.variable,
+                    "meaning": need.meaning,
+                    "accepts": need.accepts,
+                    "pattern": need.pattern,
+                    "secret": need.secret,
+                }
+                for need in action.needs
+            ],
+            "maxAttempts": action.max_attempts,
+        }
+        for name, action in ACTIONS.items()
+    }
+
+
+def text() -> str:
+    return json.dumps({"actions": contract()}, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(text(), end="")  # noqa: T201 - this is its output
