@@ -13,6 +13,8 @@ from order_tasks.config import Config
 from order_tasks.default import (
     create_order_task,
     create_order_task_async,
+    create_task,
+    create_task_async,
     process_new_order,
     process_new_order_async,
 )
@@ -32,6 +34,8 @@ __all__ = [
     "Outcome",
     "create_order_task",
     "create_order_task_async",
+    "create_task",
+    "create_task_async",
     "process_new_order",
     "process_new_order_async",
 ]

@@ -1,6 +1,6 @@
 """The two clients, blocking and asyncio. Both send the same requests through the official client.
 
-They limit how many calls are in flight. They validate nothing: an `Order` is always valid.
+They limit how many calls are in flight. They validate nothing: an `Order` and a request are always valid.
 """
 
 import asyncio
@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from google.api_core import exceptions
 from google.cloud import tasks_v2
@@ -17,6 +18,7 @@ from google.cloud import tasks_v2
 from order_tasks import connection, outbox
 from order_tasks.config import Config
 from order_tasks.errors import IncompleteOrderError
+from order_tasks.message import message_request
 from order_tasks.order import Order
 
 
@@ -52,6 +54,18 @@ class OrderTasks:
         """Like `order_tasks.create_order_task`."""
         [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
         return self._create(request)
+
+    def create_task(
+        self,
+        action: str,
+        fields: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        at: datetime | None = None,
+        delay: timedelta | float | None = None,
+    ) -> tasks_v2.Task | None:
+        """Like `order_tasks.create_task`."""
+        return self._create(message_request(self._config, action, fields, key=key, at=at, delay=delay))
 
     def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
         """Like `order_tasks.process_new_order`."""
@@ -113,6 +127,18 @@ class AsyncOrderTasks:
         """Like `order_tasks.create_order_task`."""
         [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
         return await self._create(request)
+
+    async def create_task(
+        self,
+        action: str,
+        fields: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        at: datetime | None = None,
+        delay: timedelta | float | None = None,
+    ) -> tasks_v2.Task | None:
+        """Like `order_tasks.create_task`."""
+        return await self._create(message_request(self._config, action, fields, key=key, at=at, delay=delay))
 
     async def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
         """Like `order_tasks.process_new_order`."""

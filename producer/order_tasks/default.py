@@ -7,6 +7,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
 from google.cloud.tasks_v2 import Task
 
@@ -33,6 +35,25 @@ def create_order_task(order_id: str, action: str, customer_email: str) -> Task |
     return _default().create_order_task(order_id, action, customer_email)
 
 
+def create_task(
+    action: str,
+    fields: Mapping[str, Any],
+    *,
+    key: str | None = None,
+    at: datetime | None = None,
+    delay: timedelta | float | None = None,
+) -> Task | None:
+    """Create a task of any action with the fields of its message, such as `{"orderId": "ORD-1", "amount": 1999}`.
+
+    Order, action and `key` determine the task's name: pass a key of 1 to 64 letters, digits, dots, underscores and
+    hyphens to create several tasks of one order and action, such as a second refund. Without an order and a key, each
+    call creates a task of its own. `at` or `delay` (a timedelta or seconds): when to run it, at most 30 days ahead.
+
+    The fields are checked against the handler's contract. Returns and raises what `create_order_task` does.
+    """
+    return _default().create_task(action, fields, key=key, at=at, delay=delay)
+
+
 def process_new_order(order_id: str, email: str) -> Mapping[str, Task | None]:
     """Create a new order's three tasks concurrently: send_confirmation, update_inventory, notify_warehouse.
 
@@ -48,6 +69,18 @@ def process_new_order(order_id: str, email: str) -> Mapping[str, Task | None]:
 async def create_order_task_async(order_id: str, action: str, customer_email: str) -> Task | None:
     """`create_order_task` for asyncio."""
     return await _async_default().create_order_task(order_id, action, customer_email)
+
+
+async def create_task_async(
+    action: str,
+    fields: Mapping[str, Any],
+    *,
+    key: str | None = None,
+    at: datetime | None = None,
+    delay: timedelta | float | None = None,
+) -> Task | None:
+    """`create_task` for asyncio."""
+    return await _async_default().create_task(action, fields, key=key, at=at, delay=delay)
 
 
 async def process_new_order_async(order_id: str, email: str) -> Mapping[str, Task | None]:

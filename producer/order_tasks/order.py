@@ -90,13 +90,15 @@ def _token(config: Config) -> tasks_v2.OidcToken:
     return tasks_v2.OidcToken(service_account_email=config.invoker_email, audience=config.service_url)
 
 
-def task_id(order_id: str, action: str) -> str:
-    """The last part of a task's name: always the same for an order and action, and different from every other pair's.
+def task_id(order_id: str, action: str, key: str | None = None) -> str:
+    """The last part of a task's name: always the same for an order, action and key, and different from all others.
 
     It starts with a hash, because sequential prefixes make creating named tasks slow. The rest is for people to read.
     """
-    digest = hashlib.sha256(f"{order_id}\0{action}".encode()).hexdigest()[:16]
-    return re.sub(r"[^A-Za-z0-9_-]", "-", f"{digest}-{action}-{order_id}")[:_MAX_TASK_ID]
+    identity = f"{order_id}\0{action}" if key is None else f"{order_id}\0{action}#{key}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    readable = "-".join(part for part in (digest, action, order_id, key) if part)
+    return re.sub(r"[^A-Za-z0-9_-]", "-", readable)[:_MAX_TASK_ID]
 
 
 def _require_text(noun: str, value: object, limit: int, *, empty: bool = False) -> None:

@@ -1,12 +1,17 @@
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from order_handler import contract, orders
 from order_handler.actions import ACTIONS
+from order_handler.database import Database
 from order_handler.delivery import Delivery
 from order_handler.effects import Effects
-from order_handler.errors import PermanentError
+from order_handler.errors import AlreadyProcessedError, PermanentError
+from order_handler.ledger import Ledger
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from local.program import ROOT
 
@@ -112,3 +117,21 @@ async def test_a_confirmation_is_plain_text_from_the_fourth_attempt_on(retries: 
 def test_the_published_contract_is_that_of_the_declarations() -> None:
     """To write it: cd handler && .venv/bin/python -m order_handler.contract > contract.json"""
     assert (ROOT / "handler/contract.json").read_text() == contract.text()
+
+
+async def test_an_old_and_a_new_handler_share_a_database_in_a_rollout(database: Database) -> None:
+    """The old one knows no key: its rows are (orderId, action), under a primary key that stays."""
+    old = "INSERT INTO effects (order_id, action, token, claimed_until, done_at) VALUES ('ORD-1', :action, 'old', 0, 0)"
+    known = "SELECT action FROM effects WHERE order_id = 'ORD-1' AND done_at IS NOT NULL ORDER BY action"
+    await database.run(lambda connection: connection.execute(text(old), {"action": "send_confirmation"}))
+    ledger, done = Ledger(database), []
+    for key in (None, "second", "second"):
+        message = orders.parse(json.dumps({**ORDER, "key": key}).encode()).message()
+        with contextlib.suppress(AlreadyProcessedError):
+            async with ledger.once("ORD-1", message.effect):
+                done.append(message.effect)
+    assert done == ["send_confirmation#second"]
+    rows = await database.run(lambda connection: connection.execute(text(known)).scalars().all())
+    assert rows == ["send_confirmation", "send_confirmation#second"]
+    with pytest.raises(IntegrityError):
+        await database.run(lambda connection: connection.execute(text(old), {"action": "send_confirmation"}))

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import pytest
 from google.cloud.tasks_v2 import Task
@@ -14,6 +15,8 @@ from tests.producer.service import DEAD_LETTER_QUEUE, INVOKER, QUEUE, Service
 class Client(Protocol):
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> Task | None: ...
 
+    async def create_task(self, action: str, fields: Mapping[str, Any], *, key: str | None = None) -> Task | None: ...
+
     async def process_new_order(self, order_id: str, email: str) -> Mapping[str, Task | None]: ...
 
 
@@ -23,6 +26,9 @@ class _Blocking:
 
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> Task | None:
         return await asyncio.to_thread(self._tasks.create_order_task, order_id, action, customer_email)
+
+    async def create_task(self, action: str, fields: Mapping[str, Any], *, key: str | None = None) -> Task | None:
+        return await asyncio.to_thread(partial(self._tasks.create_task, action, fields, key=key))
 
     async def process_new_order(self, order_id: str, email: str) -> Mapping[str, Task | None]:
         return await asyncio.to_thread(self._tasks.process_new_order, order_id, email)

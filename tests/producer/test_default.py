@@ -80,6 +80,8 @@ def test_the_public_names_are_these_and_typed() -> None:
         "Outcome",
         "create_order_task",
         "create_order_task_async",
+        "create_task",
+        "create_task_async",
         "process_new_order",
         "process_new_order_async",
     ]
