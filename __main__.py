@@ -16,9 +16,7 @@ apis = Apis("apis", s.project, [*APIS, "cloudscheduler"] if s.has_outbox else AP
 audience = f"https://handler.invalid/{s.project}/{pulumi.get_stack()}"  # no rename of service or account changes it
 scope: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
 
-image = HandlerImage(
-    "handler-image", {**scope, **s.image, "image_name": s.service["service_name"], "context": "handler"}
-)
+image = HandlerImage("handler-image", {**scope, **s.image, "image_name": s.service["service_name"]})
 service = HandlerService(
     "handler", {**scope, **s.service, **s.environment, "audience": audience, "image": image.digest}
 )

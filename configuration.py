@@ -100,6 +100,12 @@ def _value(setting: Setting, text: str) -> Any:  # noqa: ANN401 - the setting's 
     elif setting.type is bool:
         value = json.loads(text)
         accepted = isinstance(value, bool)
+    elif setting.type == dict[str, str]:
+        value = json.loads(text)
+        accepted = isinstance(value, dict) and all(
+            re.fullmatch(rule.pattern, name, re.ASCII) and isinstance(variable, str) and variable
+            for name, variable in value.items()
+        )
     else:
         items = json.loads(text)
         accepted = isinstance(items, list) and all(

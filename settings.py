@@ -94,7 +94,29 @@ class QueueSettings(TypedDict):
     ]
 
 
+_RESERVED = (
+    "PORT|HOST|K_.*|X_GOOGLE_.*|GOOGLE_CLOUD_PROJECT|CLOUD_TASKS_EMULATOR_HOST|CLOUD_RUN_.*|"
+    "MAX_ATTEMPTS|HANDLER_TIMEOUT_SECONDS|DEAD_LETTER_QUEUE|TASK_QUEUE|DATABASE_POOL|SIMULATE_EFFECTS|"
+    "DATABASE_URL|SMTP_URL|WAREHOUSE_URL|WAREHOUSE_SECRET"
+)
+_VARIABLES: dict[str, Any] = {
+    "pattern": rf"(?!({_RESERVED})\Z)[A-Z][A-Z0-9_]{{0,99}}",
+    "accepts": "a map of variables to texts; the names are upper-case letters, digits and underscores, and neither "
+    "Cloud Run nor the program sets them",
+    "example": "NAME",
+}
+
+
 class ImageSettings(TypedDict):
+    handler_context: Annotated[
+        str,
+        Rule(
+            "handler",
+            "Folder of the handler: its Dockerfile and everything that it copies",
+            pattern=r"(?!/)[A-Za-z0-9._/-]{1,200}",
+            accepts="a path relative to the project, such as handler or ../resizer",
+        ),
+    ]
     repository_name: Annotated[
         str,
         Rule(
@@ -214,6 +236,14 @@ class EffectSettings(TypedDict):
     ]
 
 
+class VariableSettings(TypedDict):
+    environment: Annotated[dict[str, str], Rule({}, "More environment variables of the handler", **_VARIABLES)]
+    secrets: Annotated[
+        dict[str, str],
+        Rule({}, "Secrets: more environment variables of the handler, from Secret Manager", **_VARIABLES, secret=True),
+    ]
+
+
 class InvokerSettings(TypedDict):
     invoker_account: Annotated[
         str,
@@ -270,6 +300,7 @@ class HandlerEnvironment(TypedDict):
     dead_letter_queue: str
     task_queue: str
     simulate_effects: bool
+    environment: Mapping[str, str]
     secrets: dict[str, str]
 
 
@@ -324,6 +355,7 @@ class Settings:
     image: ImageSettings
     service: ServiceSettings
     effects: EffectSettings = dataclasses.field(repr=False)
+    variables: VariableSettings = dataclasses.field(repr=False)
     invoker: InvokerSettings
     monitoring: MonitoringSettings
 
@@ -370,11 +402,13 @@ class Settings:
             "dead_letter_queue": self.dead_letter_queue,
             "task_queue": self.task_queue,
             "simulate_effects": effects["simulate_effects"],
+            "environment": self.variables["environment"],
             "secrets": {
                 "DATABASE_URL": effects["database_url"],
                 "SMTP_URL": effects["smtp_url"],
                 "WAREHOUSE_URL": effects["warehouse_url"],
                 "WAREHOUSE_SECRET": effects["warehouse_secret"],
+                **self.variables["secrets"],
             },
         }
 
@@ -400,6 +434,9 @@ class Setting(NamedTuple):
     @property
     def remedy(self) -> str:
         """The command that sets an accepted value."""
+        if self.rule.default == {}:
+            secret = "--secret " if self.rule.secret else ""
+            return f"set one: pulumi config set {secret}--path {self.key}.{self.rule.example} VALUE"
         if self.rule.secret:
             return f"set it: pulumi config set --secret {self.key}"
         if isinstance(self.rule.default, tuple):
@@ -409,7 +446,7 @@ class Setting(NamedTuple):
 
 def as_text(value: object) -> str:
     """The value as the configuration writes it."""
-    if isinstance(value, bool | tuple):
+    if isinstance(value, bool | tuple | dict):
         return json.dumps(value)
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
@@ -459,6 +496,8 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         if isinstance(value, tuple) and len(set(value)) < len(value):
             yield key, "must name each item once; remove the duplicate"
+    for name in sorted(values["environment"].keys() & values["secrets"].keys()):
+        yield "environment", f"must not contain {name}, which secrets contains too; remove one of them"
     missing = [key for key in ("databaseUrl", "smtpUrl", "warehouseUrl", "warehouseSecret") if not values[key]]
     for key in missing:
         if not values["simulateEffects"]:

@@ -14,7 +14,7 @@ from components.apis import ProjectArgs
 class HandlerImageArgs(ProjectArgs):
     repository_name: str
     image_name: str
-    context: str
+    handler_context: str
     """Folder of the Dockerfile, relative to the project: an absolute path would be a change on another machine."""
     image: str
     """An image by digest to use instead of building one; if empty, one is built."""
@@ -48,8 +48,8 @@ class HandlerImage(pulumi.ComponentResource):
                     lambda repository_id: f"{host}/{args['project']}/{repository_id}/{args['image_name']}:latest"
                 ),
                 build={
-                    "context": args["context"],
-                    "dockerfile": f"{args['context']}/Dockerfile",
+                    "context": args["handler_context"],
+                    "dockerfile": f"{args['handler_context']}/Dockerfile",
                     "platform": "linux/amd64",
                     "builder_version": docker.BuilderVersion.BUILDER_BUILD_KIT,
                 },

@@ -36,6 +36,8 @@ class HandlerServiceArgs(ProjectArgs):
     """Full path of the main queue, which the relay sends to; empty if there is no outbox."""
     simulate_effects: bool
     """The handler only logs effects whose URL is not set."""
+    environment: Mapping[str, str]
+    """Further environment variables of the handler."""
     secrets: Mapping[str, str]
     """Secret environment variables of the handler; empty ones are left out."""
     database_pool: int
@@ -72,6 +74,8 @@ class HandlerService(pulumi.ComponentResource):
             {"name": "SIMULATE_EFFECTS", "value": str(args["simulate_effects"]).lower()},
             {"name": "GOOGLE_CLOUD_PROJECT", "value": args["project"]},
         ]
+        for variable, value in args["environment"].items():
+            environment.append({"name": variable, "value": value})
         if args["task_queue"]:
             environment.append({"name": "TASK_QUEUE", "value": args["task_queue"]})
         readable: list[pulumi.Resource] = []

@@ -37,7 +37,7 @@ def configured(**keys: str) -> dict[str, str]:
 
 def encrypted(full_key: str) -> bool:
     """Whether the key was set as a secret: here, whether it should have been."""
-    return full_key.removeprefix(f"{PROJECT}:") in SECRETS
+    return full_key.removeprefix(f"{PROJECT}:") in {*SECRETS, "secrets"}
 
 
 def parse(**keys: str) -> Settings:
@@ -80,7 +80,7 @@ def test_an_accepted_text_reaches_its_own_field_and_no_other(key: str, text: str
     assert {name: value for name, value in after.items() if name != key} == {
         name: value for name, value in before.items() if name != key
     }
-    assert type(after[key]) is SETTINGS[key].type or isinstance(after[key], tuple)
+    assert type(after[key]) is SETTINGS[key].type or isinstance(after[key], tuple | dict)
     assert after[key] == (text if SETTINGS[key].type is str else json_value(after[key], text))
 
 
@@ -93,9 +93,12 @@ def json_value(value: object, text: str) -> object:
 def test_a_refused_text_is_named_with_its_key_and_a_remedy_that_works(key: str, text: str) -> None:
     line = finding(**{key: text})
     what, _, remedy = line.rpartition("; ")
-    shown = "(secret)" if key in SECRETS else repr(text)
+    shown = "(secret)" if SETTINGS[key].rule.secret else repr(text)
     assert what.startswith(f"{PROJECT}:{key} = {shown}: must be ")
     match shlex.split(remedy.partition(": ")[2]):
+        case ["pulumi", "config", "set", *secret, "--path", path, item] if path.startswith(f"{key}."):
+            assert bool(secret) is SETTINGS[key].rule.secret
+            parse(**{key: json.dumps({path.partition(".")[2]: item})})
         case ["pulumi", "config", "set", "--path", path, item]:
             assert path == f"{key}[0]"
             parse(**{key: json.dumps([item])})

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import sys
 import threading
@@ -14,7 +15,7 @@ from pulumi_gcp import cloudrunv2
 
 from docs.pages.stack import EXAMPLE
 from local.preview import preview
-from local.program import ROOT, ProgramError, evaluate, run_file, stack_configuration
+from local.program import ROOT, ProgramError, evaluate, local_stack, run_file, stack_configuration
 from local.program.declared import declared
 from tests.local.running import LocalCloud, copy_of_checkout, edit, request, running, total, up, wait_for
 
@@ -194,6 +195,24 @@ def test_a_secret_of_the_command_line_reaches_the_handler(script: Path) -> None:
     with running("--handler", handler, "--config", f"smtpUrl={smtp_url}", *QUICK) as cloud:
         assert cloud.producer(*ORDER).returncode == 0
         assert deliveries(cloud, 1)[0]["message"] == smtp_url
+
+
+def test_each_secret_of_a_stack_has_a_local_value_and_reaches_the_handler_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = tmp_path / "Pulumi.dev.yaml"
+    stack.write_text(
+        (ROOT / "Pulumi.dev.yaml").read_text()
+        + "  cloud-run-tasks:secrets: {REFUND_KEY: {secure: AAAA}, OTHER: {secure: AAAA}}\n"
+        + "  cloud-run-tasks:environment: {BUCKET: images}\n"
+    )
+    (tmp_path / "settings.py").symlink_to(ROOT / "settings.py")
+    monkeypatch.setattr(local_stack, "ROOT", tmp_path)
+    monkeypatch.setattr(local_stack, "stack_configuration", lambda stack: stack_configuration(stack, tmp_path))
+    config, secrets = local_stack.local_configuration("dev", {"cloud-run-tasks:secrets.OTHER": "given"})
+    environment = declared(evaluate(config=config, secrets=secrets)).service.environment
+    assert (environment["OTHER"], environment["BUCKET"]) == ("given", "images")
+    assert re.fullmatch("local-[0-9a-f]{32}", environment["REFUND_KEY"])
 
 
 def test_a_secret_that_the_program_does_not_accept_is_refused_without_being_shown() -> None:
