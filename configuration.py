@@ -76,7 +76,8 @@ def parse(configuration: Mapping[str, str], namespace: str, encrypted: Callable[
             except (ValueError, RecursionError):
                 findings.append(f"{full_key} = {shown}: must be {setting.accepts}; {setting.remedy}")
     if not findings:  # only accepted values can be compared
-        findings = [f"{namespace}:{k} = {as_text(values[k])!r}: {reason}" for k, reason in conflicts(values)]
+        texts = {key: repr(as_text(value)) for key, value in values.items()} | {"secrets": "(secret)"}
+        findings = [f"{namespace}:{k} = {texts[k]}: {reason}" for k, reason in conflicts(values)]
     if findings:
         lines = "\n".join(f"  {finding}" for finding in findings)
         raise SettingsError(f"The configuration of this stack cannot be deployed:\n{lines}")

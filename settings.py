@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
 DISPATCH_DEADLINE_SECONDS = 600
@@ -93,6 +94,9 @@ class QueueSettings(TypedDict):
         float, Rule(1.0, "Share of tasks whose creation, attempts and responses Cloud Tasks logs", 0, 1)
     ]
 
+
+CONTRACT = json.loads((Path(__file__).resolve().parent / "handler/contract.json").read_text())["actions"]
+"""The handler's actions, and what each needs from the environment."""
 
 _RESERVED = (
     "PORT|HOST|K_.*|X_GOOGLE_.*|GOOGLE_CLOUD_PROJECT|CLOUD_TASKS_EMULATOR_HOST|CLOUD_RUN_.*|"
@@ -498,6 +502,8 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, "must name each item once; remove the duplicate"
     for name in sorted(values["environment"].keys() & values["secrets"].keys()):
         yield "environment", f"must not contain {name}, which secrets contains too; remove one of them"
+    for action, variable, setting, broken in _unmet_needs(values):
+        yield setting, f"{broken}, which {action} needs; {SETTINGS[setting].remedy.replace('NAME', variable)}"
     missing = [key for key in ("databaseUrl", "smtpUrl", "warehouseUrl", "warehouseSecret") if not values[key]]
     for key in missing:
         if not values["simulateEffects"]:
@@ -507,3 +513,17 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif key == "warehouseSecret" and "warehouseUrl" not in missing:
             reason = "must be set with warehouseUrl, or the warehouse could not tell who calls"
             yield key, f"{reason}; {SETTINGS[key].remedy}"
+
+
+def _unmet_needs(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """What the actions need and the maps of variables lack: action, variable, setting, and how it reads."""
+    given = {**values["environment"], **values["secrets"]}
+    for action, declared in CONTRACT.items():
+        for need in declared["needs"]:
+            variable, setting = need["variable"], "secrets" if need["secret"] else "environment"
+            if re.fullmatch(_RESERVED, variable):  # a setting of its own
+                continue
+            if variable not in given and not values["simulateEffects"]:
+                yield action, variable, setting, f"must contain {variable}"
+            elif variable in given and not re.fullmatch(need["pattern"], given[variable], re.ASCII):
+                yield action, variable, setting, f"must contain {need['accepts']} as {variable}"

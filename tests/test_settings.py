@@ -9,6 +9,7 @@ import pulumi
 import pytest
 
 import configuration
+import settings
 from configuration import SettingsError
 from local.program import evaluate
 from local.sinks.effects import PLACEHOLDERS
@@ -333,3 +334,20 @@ def test_a_running_program_loads_its_stack_s_settings_and_warns_until_retries_ar
     assert loaded == [parse(maxAttempts="9", **decided)]
     assert HIDDEN not in caplog.text
     assert ("retryUntilHandled is not set" in caplog.text) is warned
+
+
+def test_what_an_action_needs_must_be_among_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = [
+        {"variable": "REFUND_URL", "pattern": "https://.+", "accepts": "https://HOST", "secret": False},
+        {"variable": "REFUND_KEY", "pattern": ".{16,}", "accepts": "16 characters", "secret": True},
+    ]
+    monkeypatch.setitem(settings.CONTRACT, "issue_refund", {"needs": needs})
+    url, key = '{"REFUND_URL": "https://refunds.example"}', '{"REFUND_KEY": "0123456789abcdef"}'
+    parse(environment=url, secrets=key)
+    leaked = finding(environment=url, secrets=json.dumps({"REFUND_KEY": HIDDEN}))
+    assert "secrets = (secret): must contain 16 characters as REFUND_KEY" in leaked
+    assert "must contain REFUND_KEY, which issue_refund needs; set one: pulumi config set --secret --path " in finding(
+        environment=url
+    )
+    assert "must contain https://HOST as REFUND_URL" in finding(environment='{"REFUND_URL": "http"}', secrets=key)
+    assert "REFUND_URL" in finding(secrets=key)

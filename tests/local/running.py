@@ -145,6 +145,7 @@ def copy_of_checkout(folder: Path) -> Path:
     for name in ("components", "examples", "local"):
         shutil.copytree(ROOT / name, folder / name)
     (folder / "handler").mkdir()
+    shutil.copy(ROOT / "handler/contract.json", folder / "handler")
     shutil.copytree(ROOT / "handler/order_handler", folder / "handler/order_handler")
     (folder / "handler/.venv").symlink_to(ROOT / "handler/.venv")
     return folder
