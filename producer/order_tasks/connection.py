@@ -146,6 +146,7 @@ class Connection:
         """The client for one call. A fork waits for the end of the call."""
         global _calls
         with _no_fork:
+            _no_fork.wait_for(lambda: not _forking)
             if self._closed:
                 raise RuntimeError("this client is closed: create a new one")
             self._client = client = self._client or connect(self._config)
@@ -172,27 +173,35 @@ class Connection:
 _FORK_PATIENCE_SECONDS = 10.0
 _connections: WeakSet[Connection] = WeakSet()
 _calls = 0
+_forking = False
 _no_fork = threading.Condition(threading.RLock())
 _inherited: list[object] = []
 
 
 def _before_fork() -> None:
+    global _forking
     _no_fork.acquire()
+    _forking = True  # holds back the next calls, so that the wait ends
     if _no_fork.wait_for(lambda: _calls == 0, _FORK_PATIENCE_SECONDS) and _connections:
         for connection in list(_connections):
             connection.disconnect()
         gc.collect()  # the official client is a reference cycle, and gRPC ends its threads with the last channel
 
 
+def _after_fork_in_parent() -> None:
+    global _forking
+    _forking = False
+    _no_fork.notify_all()
+    _no_fork.release()
+
+
 def _after_fork_in_child() -> None:
-    global _calls, _no_fork
-    _calls, _no_fork = 0, threading.Condition(threading.RLock())
+    global _calls, _forking, _no_fork
+    _calls, _forking, _no_fork = 0, False, threading.Condition(threading.RLock())
     for connection in list(_connections):
         if connection._client is not None:  # a call of the parent took too long
             _inherited.append(connection._client)  # kept, because destroying a channel of the parent can hang
             connection._client = None
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=lambda: _no_fork.release(), after_in_child=_after_fork_in_child
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
