@@ -175,7 +175,8 @@ def test_several_services_are_refused_by_name() -> None:
 def test_a_second_queue_works(tmp_path: Path) -> None:
     root = copy_of_checkout(tmp_path)
     program = (root / "__main__.py").read_text()
-    declaration = program[program.index("queue = TaskQueue(") : program.index("monitoring = ")]
+    start = program.index("queue = TaskQueue(")
+    declaration = program[start : program.index("\n)\n", start) + 3]
     for old, new in (('"queue",', '"second",'), ("**s.queue,", '**s.queue, "queue_name": "mails",')):
         declaration = declaration.replace(old, new)
     declaration = declaration.replace(
