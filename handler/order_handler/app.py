@@ -122,10 +122,12 @@ class App:
         # The parser takes what follows such a request for another protocol: its body never arrives.
         if "upgrade" in headers or "upgrade" in headers.get("connection", "").lower():
             return _refuse(400, "Upgrades are not supported", (b"connection", b"close"))
+        if (method, path) == ("POST", "/process-order"):
+            return await self._process_order(delivery, receive)
+        if delivery:
+            return await self._process_order(delivery, receive, f"Wrong address of a task: {method} {path[:200]}")
         match path, method:
-            case "/process-order", "POST":
-                return await self._process_order(delivery, receive)
-            case "/relay", "POST" if self._relay and not delivery:
+            case "/relay", "POST" if self._relay:
                 done = await asyncio.shield(self._track(self._relay.run()))
                 return Response(500 if done.failure else 200, orjson.dumps(done.counts()))
             case "/", "GET" | "HEAD" if self._effects.database and self._effects.database.is_stuck():
@@ -140,7 +142,7 @@ class App:
             case _:
                 return _refuse(404, f"Not found: {method} {path}")
 
-    async def _process_order(self, delivery: Delivery | None, receive: Receive) -> Response:
+    async def _process_order(self, delivery: Delivery | None, receive: Receive, refusal: str | None = None) -> Response:
         try:
             body = await _read_body(receive)
         except TooLargeError:
@@ -148,7 +150,7 @@ class App:
             trouble = "Tasks are limited to 1 MiB, so this is not a task" if delivery else None
             return self._answer(Attempt(end, "Body is over 1 MiB", permanent=True, trouble=trouble), delivery)
         # A task of its own: a caller that hangs up must not end a run whose effect may have happened.
-        order = self._track(self._run(delivery, body))
+        order = self._track(self._run(delivery, body, refusal))
         request = asyncio.current_task()
         self._requests.add(request)
         try:
@@ -159,9 +161,12 @@ class App:
         finally:
             self._requests.discard(request)
 
-    async def _run(self, delivery: Delivery | None, body: bytes) -> Response:
+    async def _run(self, delivery: Delivery | None, body: bytes, refusal: str | None) -> Response:
         try:
-            attempt = await self._attempts.make(delivery, body)
+            if delivery and refusal:
+                attempt = await self._attempts.refuse(delivery, body, refusal)
+            else:
+                attempt = await self._attempts.make(delivery, body)
         # Cancelled: the order outlasted the grace, and another instance has to try again.
         except (Exception, asyncio.CancelledError) as error:
             attempt = Attempt(End.FAILED, repr(error), failure=error)
@@ -178,7 +183,13 @@ class App:
             case _:
                 status = 200
                 answer = {"status": attempt.end.value, "orderId": attempt.order.order_id if attempt.order else None}
-        fields = {"status": status, "deadLetter": attempt.dead_letter, "deadLetterTrouble": attempt.trouble}
+        fields = {
+            "status": status,
+            "deadLetter": attempt.dead_letter,
+            "deadLetterTrouble": attempt.trouble,
+            # Alerting watches this field.
+            "notStored": True if attempt.end is End.FAILED and attempt.trouble else None,
+        }
         level = _severity(attempt, will_retry=self._attempts.will_retry(delivery))
         logs.write(level, attempt.message, fields, attempt.failure)
         return Response(status, orjson.dumps(answer))

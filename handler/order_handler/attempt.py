@@ -68,7 +68,14 @@ class Attempts:
             logs.write(logging.WARNING, "Last attempt", {"lastAttempt": True})
             if order:
                 return await self._make_last(delivery, body, order)
-        attempt = await self._run(order, delivery) if order else malformed
+        return await self._keep(await self._run(order, delivery) if order else malformed, delivery, body)
+
+    async def refuse(self, delivery: Delivery, body: bytes, reason: str) -> Attempt:
+        """Stores a task that was delivered to another address than that of orders: no retry can help it."""
+        return await self._keep(Attempt(End.FAILED, reason, permanent=True), delivery, body)
+
+    async def _keep(self, attempt: Attempt, delivery: Delivery | None, body: bytes) -> Attempt:
+        """The attempt, after its order was stored if it failed for good."""
         if attempt.end is not End.FAILED:
             return attempt
         if delivery is None:
@@ -77,17 +84,17 @@ class Attempts:
         if not attempt.permanent or self._dead_letters.is_replay(delivery):
             return attempt
         stored = await self._dead_letters.store(delivery, body, attempt.message)
-        return self._failed(attempt, stored, delivery, body)
+        return self._failed(attempt, stored)
 
     async def _make_last(self, delivery: Delivery, body: bytes, order: Order) -> Attempt:
         stored = await self._dead_letters.reserve(delivery, body)
         if stored.outcome is Outcome.LIVE:
             message = "An earlier last attempt did not end: the entry that it stored keeps the order"
             attempt = Attempt(End.FAILED, message, order, permanent=True)
-            return self._failed(attempt, stored, delivery, body)
+            return self._failed(attempt, stored)
         attempt = await self._run(order, delivery)
         if attempt.end is End.FAILED:
-            return self._failed(attempt, stored, delivery, body)
+            return self._failed(attempt, stored)
         # Also if the entry is not known to be stored: it may be there all the same.
         still_there = await self._dead_letters.release(delivery, body)
         troubles = [
@@ -109,8 +116,8 @@ class Attempts:
         except (Exception, asyncio.CancelledError) as error:
             return Attempt(End.FAILED, repr(error), order, failure=error)
 
-    def _failed(self, attempt: Attempt, stored: Stored, delivery: Delivery, body: bytes) -> Attempt:
+    def _failed(self, attempt: Attempt, stored: Stored) -> Attempt:
         """The failed attempt, after the dead-letter queue was asked to keep its order."""
         if stored.outcome is Outcome.NOT_STORED:
             return attempt._replace(trouble=f"Not stored: {stored.reason}")
-        return attempt._replace(end=End.DEAD_LETTERED, dead_letter=self._dead_letters.name(delivery, body))
+        return attempt._replace(end=End.DEAD_LETTERED, dead_letter=stored.name)

@@ -67,6 +67,8 @@ class CloudTasks:
             await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)
         except AlreadyExists:
             return await self._find(entry.name)
+        except InvalidArgument as error:
+            return Stored(Outcome.INVALID, str(error))
         except GoogleAPICallError as error:
             return Stored(Outcome.NOT_STORED, str(error))
         return Stored(Outcome.STORED)

@@ -22,6 +22,9 @@ OPEN_SECONDS = 15.0
 """Limit of loading the official client and of the wait for its credentials."""
 
 _REASON_LENGTH = 200
+_TASK_LENGTH = 500
+_LARGE_BODY = 2**20 - 2000
+"""Bytes. An entry with a larger body may not fit with its headers and its whole name."""
 
 
 class Outcome(enum.Enum):
@@ -30,12 +33,16 @@ class Outcome(enum.Enum):
     """It was there already, with this very message."""
     NOT_STORED = "not stored"
     """It is not known to be there."""
+    INVALID = "invalid"
+    """Cloud Tasks refuses it. It may be too large."""
 
 
 class Stored(NamedTuple):
     outcome: Outcome
     reason: str | None = None
     """Why it is not stored."""
+    name: str = ""
+    """Short name of the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,13 @@ class DeadLetters:
         """Returns whether the delivery is a replay of an entry."""
         return delivery.queue == self._queue_id
 
-    def name(self, delivery: Delivery, body: bytes) -> str:
-        """The entry's short name. It is the same for each attempt of a task, and another for another body."""
-        return hashlib.sha256(b"\0".join([(delivery.queue or "").encode(), delivery.task.encode(), body])).hexdigest()
+    def names(self, delivery: Delivery, body: bytes) -> list[str]:
+        """The entry's short name, and the shorter one that a large body may need.
+
+        They are the same for each attempt of a task, and others for another body.
+        """
+        name = hashlib.sha256(b"\0".join([(delivery.queue or "").encode(), delivery.task.encode(), body])).hexdigest()
+        return [name, name[:32]] if len(body) > _LARGE_BODY else [name]
 
     async def store(self, delivery: Delivery, body: bytes, reason: str) -> Stored:
         """Keeps an order that no retry can help."""
@@ -94,9 +105,10 @@ class DeadLetters:
         """
         try:
             api = await self._open()
-            return await api.delete(self._path(delivery, body))
+            troubles = [await api.delete(self._path(name)) for name in self.names(delivery, body)]
         except Exception as error:
             return repr(error)
+        return next(filter(None, troubles), None)
 
     async def close(self) -> None:
         if self._api:
@@ -105,19 +117,27 @@ class DeadLetters:
     async def _create(self, delivery: Delivery, body: bytes, reason: str, due: datetime | None) -> Stored:
         headers = {
             "Content-Type": "application/json",
-            "X-Dead-Letter-Reason": _header(reason)[:_REASON_LENGTH],
-            "X-Dead-Letter-Task": _header(delivery.task),
+            "X-Dead-Letter-Reason": _header(reason[:_REASON_LENGTH])[:_REASON_LENGTH],
+            "X-Dead-Letter-Task": _header(delivery.task[:_TASK_LENGTH]),
             "X-Dead-Letter-Attempts": str(delivery.attempt or "unknown"),
         }
+        name, *shorter = self.names(delivery, body)
+        # A task just below 1 MiB leaves no room for the headers, and perhaps not even for the whole name.
+        variants = [(name, headers), *([(name, {})] if shorter else []), *((short, {}) for short in shorter)]
         try:
             api = await self._open()
-            return await api.create(Entry(self._path(delivery, body), body, headers, due, self._deadline))
+            for name, kept in variants:
+                entry = Entry(self._path(name), body, kept, due, self._deadline)
+                stored = (await api.create(entry))._replace(name=name)
+                if stored.outcome is not Outcome.INVALID:
+                    return stored
+            return stored._replace(outcome=Outcome.NOT_STORED)
         # Also without credentials or memory: whatever the reason, the order is not safe.
         except Exception as error:
             return Stored(Outcome.NOT_STORED, repr(error))
 
-    def _path(self, delivery: Delivery, body: bytes) -> str:
-        return f"{self._queue}/tasks/{self.name(delivery, body)}"
+    def _path(self, name: str) -> str:
+        return f"{self._queue}/tasks/{name}"
 
     async def _open(self) -> Api:
         async with asyncio.timeout(OPEN_SECONDS), self._opening:

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -20,7 +21,12 @@ import orjson
 _CLOUD_TRACE = re.compile(r"([0-9a-fA-F]{32})(?![^/;])")
 # W3C Trace Context: VERSION-TRACE-SPAN-FLAGS.
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
-_PRIVATE = re.compile(r"""[^\s<>"'(),;]+@[^\s<>"'(),;]+""")
+# Each word is matched once, so a search takes time in proportion to the text.
+_WORD = re.compile(r"""[^\s<>"'(),;]+""")
+MAX_MESSAGE = 10_000
+"""Characters. What follows is cut before the text is searched."""
+MAX_STACK = 50_000
+"""Characters of a stack's end."""
 
 _context: ContextVar[Mapping[str, object] | None] = ContextVar("context", default=None)
 
@@ -35,6 +41,8 @@ def to_stdout() -> None:
     """Sends every record of `logging`, from INFO up, to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
+    # A line that cannot be written is lost, and nothing else.
+    logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
@@ -55,7 +63,8 @@ def write(level: int, message: str, fields: Mapping[str, object], failure: BaseE
         sys.stdout.flush()
     # A failed log line must not repeat an order that is done.
     except Exception as error:
-        sys.stderr.write(f"A log line is lost: {error!r}\n")
+        with suppress(Exception):
+            sys.stderr.write(f"A log line is lost: {error!r}\n")
 
 
 def trace(headers: Mapping[str, str], project: str | None) -> str | None:
@@ -72,16 +81,20 @@ def _line(
 ) -> str:
     line: dict[str, object] = {
         "severity": severity,
-        "message": _redacted(message),
+        "message": _redacted(message[:MAX_MESSAGE]),
         "time": datetime.fromtimestamp(seconds, UTC),
     }
     for known in (fields, _context.get() or {}):
         line.update({name: value for name, value in known.items() if value is not None})
     if failure:
         # Error Reporting looks for failures in this field.
-        line["stack_trace"] = _redacted("".join(traceback.format_exception(failure)).rstrip())
+        line["stack_trace"] = _redacted("".join(traceback.format_exception(failure)).rstrip()[-MAX_STACK:])
     return orjson.dumps(line, option=orjson.OPT_UTC_Z).decode()
 
 
 def _redacted(text: str) -> str:
-    return _PRIVATE.sub("***@***", text) if "@" in text else text
+    return _WORD.sub(_redacted_word, text) if "@" in text else text
+
+
+def _redacted_word(word: re.Match[str]) -> str:
+    return "***@***" if "@" in word[0][1:-1] else word[0]

@@ -1,7 +1,8 @@
 """The confirmation mail, over SMTP: one conversation a mail, within the ledger's claim.
 
-Owns the letter and what a server's answer means: a recipient or a message that is refused for good is permanent, a
-server that is away or refuses us is not. No address and no text of the server, which may quote one, leaves here.
+Owns the letter and what a server's answer means: a recipient or a message that is refused for good is a permanent
+failure, and a server that is away or refuses the shop is not. An error here contains neither an address nor a text of
+the server, which may quote one.
 """
 
 import html
@@ -12,7 +13,14 @@ from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 
-from aiosmtplib import SMTP, SMTPDataError, SMTPException, SMTPRecipientsRefused, SMTPResponseException
+from aiosmtplib import (
+    SMTP,
+    SMTPDataError,
+    SMTPException,
+    SMTPNotSupported,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+)
 
 from order_handler.environment import MailServer
 from order_handler.errors import PermanentError, TransientError
@@ -20,7 +28,7 @@ from order_handler.ledger import Ledger, identity
 
 # RFC 3463, as in `550 5.1.1 ...`.
 _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}\b")
-# RFC 4954: the server wants us to sign in, or does not like how we did. No fault of the mail.
+# RFC 4954: the server asks for a login, or refuses ours. That is no fault of the mail.
 _AUTHENTICATION = {530, 534, 535, 538}
 
 
@@ -39,11 +47,11 @@ class Mail:
             username=self._server.user,
             password=self._server.password,
             use_tls=self._server.tls,
-            # None takes it when offered; a password never travels without.
+            # None uses it if the server offers it. A password is never sent without.
             start_tls=None if self._server.tls or self._server.user is None else True,
-            # The machine's own name would cost a blocking look-up.
+            # Looking up the machine's own name would block.
             local_hostname=self._domain,
-            # The claim has the deadline.
+            # The ledger limits the whole effect.
             timeout=None,
         )
         try:
@@ -80,7 +88,7 @@ def _recipient(text: str) -> Address:
     try:
         address = Address(addr_spec=text)
         domain = address.domain.encode("idna").decode()
-    # Whatever the parser trips over, its words quote the address.
+    # Whatever the parser raises, its text quotes the address.
     except Exception:
         raise PermanentError("Malformed customerEmail") from None
     if not address.username or not domain:
@@ -91,7 +99,7 @@ def _recipient(text: str) -> Address:
 async def _deliver(smtp: SMTP, letter: EmailMessage) -> None:
     try:
         await smtp.connect()
-        await smtp.send_message(letter)
+        await _send(smtp, letter)
     except SMTPRecipientsRefused as error:
         raise _refusal("recipient", error.recipients[0]) from None
     except SMTPDataError as error:
@@ -100,6 +108,14 @@ async def _deliver(smtp: SMTP, letter: EmailMessage) -> None:
         raise TransientError(f"The mail server answered {_code(error)} ({type(error).__name__})") from None
     except (SMTPException, OSError) as error:
         raise TransientError(f"No mail server: {error}") from None
+
+
+async def _send(smtp: SMTP, letter: EmailMessage) -> None:
+    try:
+        await smtp.send_message(letter)
+    # The library refuses the address, in a text that contains it.
+    except (ValueError, SMTPNotSupported):
+        raise PermanentError("Malformed customerEmail") from None
 
 
 def _refusal(what: str, error: SMTPResponseException) -> Exception:

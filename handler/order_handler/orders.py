@@ -17,6 +17,9 @@ from order_handler.delivery import Delivery
 from order_handler.effects import Effects
 from order_handler.errors import PermanentError
 
+MAX_ACTION = 100
+"""Characters."""
+
 
 class Order(NamedTuple):
     """A message that names an action. Its fields are checked when it runs."""
@@ -55,6 +58,8 @@ def parse(body: bytes) -> Order:
     action, order_id = content.get("action"), content.get("orderId")
     if not isinstance(action, str) or not action:
         raise PermanentError("Missing orderId or action" if action in (None, "") else "action must be text")
+    if len(action) > MAX_ACTION:
+        raise PermanentError(f"action must have at most {MAX_ACTION} characters")
     return Order(action, order_id[:500] if isinstance(order_id, str) else None, content)
 
 

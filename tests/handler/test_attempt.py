@@ -497,3 +497,47 @@ async def test_one_client_serves_orders_that_fail_at_once(handler: Handler, clou
     )
     assert [answer.json for answer in answers] == [DEAD_LETTERED] * 20
     assert len(cloud.entries) == 20
+
+
+def padded(size: int) -> bytes:
+    start = BODY[:-1] + b', "padding": "'
+    return start + b"x" * (size - len(start) - 2) + b'"}'
+
+
+async def test_a_task_just_below_1_mib_is_stored_without_headers_or_by_a_shorter_name(
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
+) -> None:
+    stored = []
+    for room in range(650, 130, -20):
+        body = padded(2**20 - room)
+        deed.ends = [PermanentError("never")]
+        answer = await handler.post({**DELIVERED, "X-CloudTasks-TaskName": f"task-{room}"}, body)
+        found = [
+            (len(entry.name.rpartition("/")[2]), "X-Dead-Letter-Reason" in entry.http_request.headers)
+            for entry in cloud.entries.values()
+            if entry.http_request.body == body
+        ]
+        assert answer.status == (200 if found else 500)
+        stored += found
+    assert stored == sorted(stored, reverse=True)
+    assert set(stored) == {(64, True), (64, False), (32, False)}
+
+
+async def test_a_task_that_does_not_fit_stays_in_its_queue_with_an_error(
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines
+) -> None:
+    deed.ends = [PermanentError("never")]
+    assert (await handler.post(DELIVERED, padded(2**20 - 10))).status == 500
+    line = lines()[-1]
+    assert (line["severity"], line["notStored"]) == ("ERROR", True)
+
+
+async def test_a_large_task_that_is_done_on_its_last_attempt_leaves_no_entry(
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
+) -> None:
+    deed.during = lambda: held.append(len(cloud.entries))
+    held: list[int] = []
+    for room in (1000, 300, 250, 220):
+        assert (await handler.post(LAST, padded(2**20 - room))).json == PROCESSED
+    assert held == [1] * 4
+    assert cloud.entries == {}

@@ -97,6 +97,8 @@ def test_a_line_that_cannot_be_written_fails_nothing(
     monkeypatch.setattr("sys.stdout", closed)
     logs.write(logging.INFO, "done", {})
     assert capsys.readouterr().err.startswith("A log line is lost: ")
+    monkeypatch.setattr("sys.stderr", closed)
+    logs.write(logging.INFO, "done", {})
 
 
 @pytest.mark.parametrize(

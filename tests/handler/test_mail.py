@@ -241,6 +241,18 @@ async def test_what_is_no_address_is_permanent_and_no_conversation(mail: Mail, p
     assert post.envelopes == []
 
 
+async def test_an_address_that_the_library_refuses_is_permanent_and_quoted_nowhere(
+    mail: Mail, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(address: str) -> str:
+        raise ValueError(f"unsafe: {address}")
+
+    monkeypatch.setattr("aiosmtplib.email.parse_address", refuse)
+    with pytest.raises(PermanentError, match=r"^Malformed customerEmail$"):
+        await mail.confirm(*KEY, "ada@example.com")
+    assert post.envelopes == []
+
+
 async def test_an_international_domain_is_written_as_every_server_reads_it(mail: Mail, post: Post) -> None:
     await mail.confirm(*KEY, "ada@bücher.example")
     assert post.envelopes[0].rcpt_tos == ["ada@xn--bcher-kva.example"]
