@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import ipaddress
 import json
 import logging
 import os
@@ -68,7 +69,9 @@ def main() -> int:
                 effects.warehouse.secret = overrides.get(f"{PROJECT}:warehouseSecret", effects.warehouse.secret)
                 runtime = _runtime(arguments, program, folder, effects.database_file)
                 report = Report(program.exports["queue"], console, time.monotonic)
-                cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime, report)
+                cloud = Cloud(
+                    program, store, listener, ports, time.time, effects, faults, runtime, report, arguments.host or ""
+                )
                 return asyncio.run(_up(cloud, report, arguments, console, started))
     except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -144,6 +147,7 @@ def _arguments() -> argparse.Namespace:
     up.add_argument("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     up.add_argument("--state", type=Path, metavar="DIR", help="keep tasks and ports in DIR (default: a new folder)")
     up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N to N+3 (default: free ports)")
+    up.add_argument("--host", type=_address, metavar="IP", help="Cloud Tasks listens on IP too, for containers")
     up.add_argument(
         "--database-url", default="", metavar="URL", help="a PostgreSQL instead of SQLite in the state folder"
     )
@@ -163,6 +167,13 @@ def _arguments() -> argparse.Namespace:
     if arguments.orders and not arguments.orders.is_file():
         parser.error(f"--orders: {arguments.orders} is not a file of orders")
     return arguments
+
+
+def _address(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        if not ipaddress.IPv4Address(text).is_unspecified:
+            return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not one IPv4 address of this machine, such as docker0's")
 
 
 def _setting(text: str) -> tuple[str, str]:

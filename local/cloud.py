@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import socket
 import time
@@ -29,7 +30,7 @@ from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
 from local.identity import Identity, new_key
-from local.own_machine import json_bodies, own_machine
+from local.own_machine import ALSO_HOST, json_bodies, own_machine
 from local.program import ProgramError
 from local.program.declared import Declared
 from local.sinks.effects import PLACEHOLDERS, Effects
@@ -66,39 +67,45 @@ class PortTakenError(Exception):
         )
 
 
-def listen(port: int, what: str) -> socket.socket:
-    """Binds a socket on 127.0.0.1. Raises PortTakenError."""
+def listen(port: int, what: str, host: str = "127.0.0.1") -> socket.socket:
+    """Binds a socket. Raises PortTakenError, or ProgramError if `host` is not an address of this machine."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", port))
-    except OSError:
+        listener.bind((host, port))
+    except OSError as error:
         listener.close()
-        raise PortTakenError(port, what) from None
+        if error.errno == errno.EADDRINUSE:
+            raise PortTakenError(port, what) from None
+        raise ProgramError(
+            f"{what} cannot listen on {host}: {error.strerror}; is it an address of this machine?"
+        ) from None
     return listener
 
 
 async def _serve_http(
     started: contextlib.AsyncExitStack,
     application: web.Application,
-    listener: socket.socket,
-    *,
+    *listeners: socket.socket,
     auto_decompress: bool = True,
 ) -> None:
     application.middlewares.insert(0, own_machine)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, auto_decompress=auto_decompress)
     started.push_async_callback(runner.cleanup)
     await runner.setup()
-    await web.SockSite(runner, listener).start()
+    for listener in listeners:
+        await web.SockSite(runner, listener).start()
 
 
-async def _serve_grpc(started: contextlib.AsyncExitStack, api: Api, port: int, what: str) -> int:
+async def _serve_grpc(started: contextlib.AsyncExitStack, api: Api, port: int, what: str, also_host: str = "") -> int:
     """Serves an API over gRPC and returns its port. Raises PortTakenError."""
     server = grpc.aio.server(options=_GRPC_OPTIONS)
     started.push_async_callback(server.stop, 1)
     server.add_generic_rpc_handlers(api.grpc_handlers())
     try:
         port = server.add_insecure_port(f"127.0.0.1:{port}")
+        if also_host:
+            server.add_insecure_port(f"{also_host}:{port}")
     except RuntimeError:
         raise PortTakenError(port, what) from None
     await server.start()
@@ -139,9 +146,10 @@ class Cloud:
         faults: Faults,
         runtime: Runtime | RunningHandler,
         listener: Listener,
+        also_host: str = "",
     ) -> None:
         """`service_listener`: the service's socket, bound before the program was evaluated with its address.
-        `listener`: receives each event of Cloud Tasks."""
+        `listener`: receives each event of Cloud Tasks. `also_host`: an address at which Cloud Tasks listens too."""
         self.program = program
         self.store = store
         self.tasks: CloudTasks
@@ -152,6 +160,7 @@ class Cloud:
         self._faults = faults
         self._runtime = runtime
         self._listener = listener
+        self._also_host = also_host
         self._preparing = asyncio.Lock()
         self._has_tables: bool | None = None
         """None: not known yet."""
@@ -190,7 +199,11 @@ class Cloud:
         await _serve_http(started, front_door.application(), self._service_listener, auto_decompress=False)
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[json_bodies])
         application.add_routes([*identity.routes(), *rest.routes(api)])
-        await _serve_http(started, application, rest_listener)
+        rest_listeners = [rest_listener]
+        if self._also_host:
+            application[ALSO_HOST] = self._also_host
+            rest_listeners.append(started.enter_context(listen(rest_port, "Cloud Tasks over REST", self._also_host)))
+        await _serve_http(started, application, *rest_listeners)
         started.push_async_callback(self._instances.stop)
         try:
             await self._instances.start()
@@ -199,7 +212,7 @@ class Cloud:
 
         dispatcher.start(self.tasks)
         started.push_async_callback(dispatcher.stop)
-        grpc_port = await _serve_grpc(started, api, self.ports.tasks_grpc, "Cloud Tasks over gRPC")
+        grpc_port = await _serve_grpc(started, api, self.ports.tasks_grpc, "Cloud Tasks over gRPC", self._also_host)
         self.ports = Ports(grpc_port, rest_port, service_port)
         if self._has_shop():
             shop_listener = started.enter_context(listen(ports.shop, "the shop"))

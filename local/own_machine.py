@@ -10,6 +10,8 @@ from aiohttp import web
 from yarl import URL
 
 HOSTS = frozenset(("127.0.0.1", "localhost", "::1"))
+ALSO_HOST = web.AppKey("ALSO_HOST", str)
+"""One more Host that an application answers to, as containers on this machine call it."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -19,7 +21,7 @@ async def own_machine(request: web.Request, handler: Handler) -> web.StreamRespo
     """Answer 403 to a request that a web page may have sent."""
     host = request.headers.get("Host", "")
     origin = request.headers.get("Origin", f"http://{host}")
-    if _hostname(host) not in HOSTS:
+    if _hostname(host) not in HOSTS | {request.app.get(ALSO_HOST, "localhost")}:
         text = f"The Host {host!r} is not this machine; call the local cloud as {', '.join(sorted(HOSTS))}.\n"
         return web.Response(status=403, text=text)
     if origin != f"http://{host}" or request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):

@@ -452,3 +452,26 @@ def test_a_missing_stack_names_those_there_are() -> None:
     assert run.returncode == 2
     assert "no stack 'nowhere'" in run.stderr
     assert "dev" in run.stderr
+
+
+def test_containers_reach_cloud_tasks_at_an_address_that_is_asked_for_and_web_pages_do_not() -> None:
+    with running("--host", "127.0.0.2") as cloud:
+        at = cloud.at["tasks_rest"].replace("127.0.0.1", "127.0.0.2")
+        assert request(f"{at}/v2/{cloud.at['queue']}")[0] == 200
+        assert request(f"{at}/v2/{cloud.at['queue']}", headers={"Host": "page.example"})[0] == 403
+        with grpc.insecure_channel(cloud.at["tasks_grpc"].replace("127.0.0.1", "127.0.0.2")) as channel:
+            client = tasks_v2.CloudTasksClient(transport=transports.CloudTasksGrpcTransport(channel=channel))
+            assert client.get_queue(name=cloud.at["queue"]).name == cloud.at["queue"]
+
+
+@pytest.mark.parametrize(("host", "error"), [("0.0.0.0", "not one IPv4 address"), ("203.0.113.1", "is it an address")])
+def test_a_host_that_is_not_one_address_of_this_machine_is_refused(host: str, error: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "local", "up", "--host", host],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 2
+    assert error in ended.stderr
