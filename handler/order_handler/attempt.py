@@ -39,6 +39,8 @@ class Attempt(NamedTuple):
     """An exception that no action foresees: the log shows its stack."""
     dead_letter: str | None = None
     """Short name of the entry that keeps the order."""
+    undeliverable: bool = False
+    """The dead-letter queue refuses it for good: it is too large."""
     trouble: str | None = None
     """What went wrong with the dead-letter queue."""
 
@@ -98,7 +100,7 @@ class Attempts:
         # Also if the entry is not known to be stored: it may be there all the same.
         still_there = await self._dead_letters.release(delivery, body)
         troubles = [
-            *([f"Not stored: {stored.reason}"] if stored.outcome is Outcome.NOT_STORED else []),
+            *([f"Not stored: {stored.reason}"] if stored.outcome in (Outcome.NOT_STORED, Outcome.INVALID) else []),
             *([f"The entry may still be there: {still_there}"] if still_there else []),
         ]
         return attempt._replace(trouble="; ".join(troubles)) if troubles else attempt
@@ -118,6 +120,7 @@ class Attempts:
 
     def _failed(self, attempt: Attempt, stored: Stored) -> Attempt:
         """The failed attempt, after the dead-letter queue was asked to keep its order."""
-        if stored.outcome is Outcome.NOT_STORED:
-            return attempt._replace(trouble=f"Not stored: {stored.reason}")
+        if stored.outcome in (Outcome.NOT_STORED, Outcome.INVALID):
+            undeliverable = stored.outcome is Outcome.INVALID
+            return attempt._replace(trouble=f"Not stored: {stored.reason}", undeliverable=undeliverable)
         return attempt._replace(end=End.DEAD_LETTERED, dead_letter=stored.name)

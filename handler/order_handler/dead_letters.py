@@ -131,7 +131,7 @@ class DeadLetters:
                 stored = (await api.create(entry))._replace(name=name)
                 if stored.outcome is not Outcome.INVALID:
                     return stored
-            return stored._replace(outcome=Outcome.NOT_STORED)
+            return stored
         # Also without credentials or memory: whatever the reason, the order is not safe.
         except Exception as error:
             return Stored(Outcome.NOT_STORED, repr(error))
