@@ -50,7 +50,7 @@ def main() -> int:
         return _drill(arguments, Console())
     logging.basicConfig(format="%(message)s", handlers=[ConsoleHandler(console)])
     logging.getLogger("local").setLevel(logging.INFO)
-    logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings are about deploying
+    logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings concern deployments
     overrides = dict(arguments.config)
     try:
         config, secrets = local_configuration(arguments.stack, overrides)
@@ -126,37 +126,39 @@ def _drill(arguments: argparse.Namespace, console: Console) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local", description="The program's cloud on this machine.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    drill = commands.add_parser("drill", help="send orders while everything breaks, and count what was lost")
-    drill.add_argument("--orders", type=int, default=100, metavar="N", help="how many (default: 100)")
-    drill.add_argument("--seed", type=int, default=1, metavar="S", help="of the faults (default: 1)")
-    drill.add_argument("--database-url", default="", metavar="URL", help="an empty PostgreSQL instead of SQLite")
+    drill = commands.add_parser(
+        "drill", help="inject faults while orders are processed, and count lost orders and repeated effects"
+    )
+    drill.add_argument("--orders", type=int, default=100, metavar="N", help="number of orders (default: 100)")
+    drill.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the faults (default: 1)")
+    drill.add_argument("--database-url", default="", metavar="URL", help="use this empty PostgreSQL instead of SQLite")
     stack = argparse.ArgumentParser(add_help=False)
-    stack.add_argument("--stack", default="dev", metavar="NAME", help="whose Pulumi.NAME.yaml to use (default: dev)")
+    stack.add_argument("--stack", default="dev", metavar="NAME", help="use Pulumi.NAME.yaml (default: dev)")
     stack.add_argument(
         "--config",
         action="append",
         default=[],
         type=_setting,
         metavar="KEY=VALUE",
-        help="override a setting of the stack's file, also a secret",
+        help="override a setting of the stack's file; works for secrets too",
     )
     commands.add_parser("preview", parents=[stack], help="print the resources and outputs that the program declares")
     up = commands.add_parser("up", parents=[stack], help="run what the program declares until Ctrl-C")
     up.add_argument("--orders", type=Path, metavar="FILE", help="send these orders: one JSON object a line")
-    up.add_argument("--exit-when-idle", action="store_true", help="end when no running queue has a task left")
+    up.add_argument("--exit-when-idle", action="store_true", help="exit when no running queue has a task left")
     up.add_argument("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     up.add_argument("--state", type=Path, metavar="DIR", help="keep tasks and ports in DIR (default: a new folder)")
     up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N to N+3 (default: free ports)")
     up.add_argument("--host", type=_address, metavar="IP", help="Cloud Tasks listens on IP too, for containers")
     up.add_argument(
-        "--database-url", default="", metavar="URL", help="a PostgreSQL instead of SQLite in the state folder"
+        "--database-url", default="", metavar="URL", help="use this PostgreSQL instead of SQLite in the state folder"
     )
     handler = up.add_mutually_exclusive_group()
     handler.add_argument(
         "--handler", metavar="URL|COMMAND", help="a handler that runs already, or the command that starts one on $PORT"
     )
     handler.add_argument("--container", action="store_true", help="run the handler's image with Docker, on Linux")
-    up.add_argument("--faults", type=int, metavar="SEED", help="break things at random, as the drill does")
+    up.add_argument("--faults", type=int, metavar="SEED", help="inject random faults, as the drill does")
     arguments = parser.parse_args()
     if arguments.command == "drill" and arguments.orders < 1:
         parser.error("--orders must be at least 1")
@@ -184,11 +186,11 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, console: Console, started: float) -> int:
-    """Serve until there is nothing left to do or to wait for; the exit code."""
+    """Serves until a signal, or until all is done and nobody waits. Returns the exit code."""
     stop = asyncio.Event()
 
     def end() -> None:
-        if stop.is_set():  # asked for twice: at once, and what is under way counts as failed at the next start
+        if stop.is_set():  # a second signal ends it at once: attempts in flight count as failed at the next start
             cloud.kill()
             os._exit(130)
         stop.set()
@@ -217,12 +219,12 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, conso
                 console.print(_next_commands(cloud, file), markup=False, highlight=False, soft_wrap=True)
                 logging.getLogger("handler").setLevel(logging.INFO)
                 await stop.wait()
-            log.info("Ending: waiting for the attempts under way")
+            log.info("Ending: waiting for the attempts in flight")
     return int(failed)
 
 
 async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
-    """Send the orders as a web app would, through the producer in a process of its own; its exit code."""
+    """Sends the orders as a web app would, with the producer in its own process. Returns its exit code."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "order_tasks", "send", str(orders), "--json"),
@@ -248,7 +250,7 @@ async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
 
 
 async def _idle(cloud: Cloud, stop: asyncio.Event) -> None:
-    """Wait until no running queue has a task, or for the signal to end."""
+    """Waits until no running queue has a task, or until a signal."""
     while not stop.is_set() and not await cloud.idle():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 0.05)
@@ -273,7 +275,7 @@ def _local_env(cloud: Cloud) -> Iterator[Path]:
 
 
 def _next_commands(cloud: Cloud, local_env: Path) -> str:
-    """What to type next, in another terminal."""
+    """Returns the commands to try next, in another terminal."""
     at = cloud.addresses()
     _, _, _, location, _, queue = at["queue"].split("/")
     curl = (
@@ -294,7 +296,7 @@ Serving until Ctrl-C. In another terminal:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines above the progress bar, never wrapped; a handler's own are JSON."""
+    """Prints log lines above the progress bar, without wrapping them. A handler's own lines are JSON."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from local.identity import Identity
 log = logging.getLogger("local.cloud_scheduler")
 
 _POLL_SECONDS = 1.0
-"""How long to sleep at most, since the clock may be set meanwhile."""
+"""Longest sleep in seconds, since the clock may be set meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Job:
 
     name: str
     schedule: str
-    """Five fields of cron."""
+    """A cron expression of five fields."""
     time_zone: str
     url: str
     method: str
     headers: Mapping[str, str]
     body: bytes
     deadline: float
-    """Seconds that the target has to answer."""
+    """Seconds within which the target must answer."""
     email: str | None
-    """Account whose token a run carries; None: no token."""
+    """Account whose token a run carries. None: no token."""
     audience: str
     paused: bool
 
     def next_run(self, after: float) -> float:
-        """The time of the next run, in seconds since the epoch. ValueError if the schedule is not one."""
+        """Returns the time of the next run in seconds since the epoch. Raises ValueError for an invalid schedule."""
         try:
             return next(CronSim(self.schedule, datetime.fromtimestamp(after, ZoneInfo(self.time_zone)))).timestamp()
         except (CronSimError, StopIteration, LookupError, OSError) as error:

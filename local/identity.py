@@ -62,7 +62,7 @@ class Identity:
         return self._signed(email, audience, int(self._clock()))  # tokens of the same second are identical
 
     def access_token(self, email: str, scope: str) -> str:
-        """An OAuth access token: a text that nothing here can check, as the real ones."""
+        """Returns an OAuth access token. Like a real one, only Google could check it."""
         secret = f"{self._key_id} {email} {scope} {int(self._clock()) // TOKEN_SECONDS}"
         return f"ya29.{hashlib.sha256(secret.encode()).hexdigest()}"
 
@@ -112,7 +112,7 @@ class Identity:
         return claims
 
     def routes(self) -> list[web.RouteDef]:
-        """What the issuer serves: discovery, keys, and `/token` for people with curl."""
+        """Returns the routes of the issuer: discovery, keys, and `/token` for people with curl."""
         return [
             web.get("/.well-known/openid-configuration", self._discovery),
             web.get("/keys", self._keys),

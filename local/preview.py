@@ -1,4 +1,4 @@
-"""What a stack declares, as a tree on the terminal: `python -m local preview`."""
+"""`python -m local preview`: prints what a stack declares as a tree."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from local.program import Evaluation, Resource
 
 
 def preview(stack: str, evaluation: Evaluation) -> Iterator[Tree]:
-    """The tree of resources by component, and the tree of outputs."""
+    """Returns the tree of resources by component, and the tree of outputs."""
     tree = Tree(Text(f"Resources of the stack {stack}"))
     branches: dict[str, Tree] = {}
     for urn, resource in evaluation.resources.items():

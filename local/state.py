@@ -51,14 +51,14 @@ def open_state(folder: Path | None, stack: str) -> Iterator[tuple[Path, Store]]:
 
 
 def _close_to_others(path: Path) -> None:
-    """Take away what an earlier version let other users of this machine read."""
+    """Removes the read rights that an earlier version gave to other users of this machine."""
     path.chmod(0o700)
     for file in (*path.glob("*.sqlite*"), *path.glob("*.jsonl")):
         file.chmod(0o600)
 
 
 def ports_of(store: Store, first: int) -> Ports:
-    """The state's own ports, since its tasks carry them, or else `first` and the next two, or free ones for 0."""
+    """Returns the stored ports, since tasks contain them, or else ports from `first` on. 0: free ports."""
     known = store.fact("ports")
     if known is None:
         return Ports.from_first(first)

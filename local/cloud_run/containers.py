@@ -22,11 +22,11 @@ from local.cloud_run.runtime import MODULE
 log = logging.getLogger("local.cloud_run.containers")
 
 LABEL = "cloud-run-tasks.state"
-"""On each container: the folder of the local cloud that it belongs to."""
+"""Label of each container: the folder of the local cloud that it belongs to."""
 
 
 class ContainerError(Exception):
-    """Docker cannot do what is asked for; the message says what to do."""
+    """Docker cannot build or run the image; the message says what to do."""
 
 
 class Containers:
@@ -97,7 +97,7 @@ class Containers:
         return [*self._docker_run(environment), *schema], {**os.environ, **environment}
 
     def _docker_run(self, environment: Mapping[str, str], more: Sequence[str] = ()) -> list[str]:
-        # by name only: the list of processes, which everybody may read, shows no value
+        # by name only, since every user can read the values in the list of processes
         variables = [part for variable in environment for part in ("--env", variable)]
         return [*self._run, *more, *variables, self._image]
 
@@ -119,7 +119,7 @@ def _remove_old(folder: Path) -> None:
 
 
 def _build(build: Mapping[str, Any], project: Path, tag: str, id_file: Path) -> str:
-    """The id of the image."""
+    """Returns the id of the image."""
     variables = [part for name, value in build.get("args", {}).items() for part in ("--build-arg", f"{name}={value}")]
     done = subprocess.run(
         [
@@ -137,13 +137,11 @@ def _build(build: Mapping[str, Any], project: Path, tag: str, id_file: Path) -> 
 
 
 def _docker(*arguments: str) -> str:
-    """What a command of Docker prints."""
+    """Runs a command of Docker and returns its output. Raises ContainerError."""
     try:
         done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise ContainerError("--container needs Docker, and there is no `docker` on the path; install it") from None
     if done.returncode != 0:
-        raise ContainerError(
-            f"docker {arguments[0]} failed: {done.stderr.strip()}; mend that, or leave out --container"
-        )
+        raise ContainerError(f"docker {arguments[0]} failed: {done.stderr.strip()}; fix that, or leave out --container")
     return done.stdout

@@ -26,7 +26,7 @@ handler_log = logging.getLogger("handler")
 
 STARTUP_SECONDS = 60
 STOP_SECONDS = 10
-"""Between SIGTERM and SIGKILL, as on Cloud Run."""
+"""Seconds between SIGTERM and SIGKILL, as on Cloud Run."""
 _LINE_BYTES = 1024 * 1024
 _SHELL_TERMINATED = 128 + signal.SIGTERM
 """The exit code of a shell whose program was ended by SIGTERM."""
@@ -38,7 +38,7 @@ class NoInstanceError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-        """429 when all are busy, 503 when one did not start."""
+        """`status`: 429 if all instances are busy, 503 if an instance did not start."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -115,7 +115,7 @@ class Instances:
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[str]:
-        """The address of an instance that has room for one more request; raises NoInstanceError."""
+        """Yields the address of an instance with room for one more request. Raises NoInstanceError."""
         if self._stopped:
             raise NoInstanceError(503, "the local cloud is ending")
         instance = next((i for i in self._instances if i.busy < self._concurrency), None)
@@ -180,7 +180,7 @@ class Instances:
         raise NoInstanceError(503, f"the handler did not listen on PORT {instance.port} within {STARTUP_SECONDS} s")
 
     async def _watch(self, instance: Instance, process: asyncio.subprocess.Process) -> None:
-        """Pass the output on; when it ends, so has the instance."""
+        """Forwards the output of an instance until the instance ends."""
         assert process.stdout is not None
         last = "none"
         async for line in lines(process.stdout):
@@ -193,18 +193,18 @@ class Instances:
             log.error("A handler process ended with exit code %d; its last output: %s", code, last)
 
     def kill_one(self) -> None:
-        """kill -9 the instance that has the most to do."""
+        """Kills (SIGKILL) the instance with the most requests."""
         running = [instance for instance in self._instances if instance.process]
         if running:
             self._kill(max(running, key=lambda instance: instance.busy))
 
     def kill_all(self) -> None:
-        """kill -9 every instance."""
+        """Kills (SIGKILL) every instance."""
         for instance in self._instances:
             self._kill(instance)
 
     async def stop(self) -> None:
-        """End every instance: SIGTERM, and SIGKILL for what is still there after ten seconds."""
+        """Ends every instance with SIGTERM, and with SIGKILL if it still runs after ten seconds."""
         self._stopped = True
         if self._restarting:
             self._restarting.cancel()
@@ -234,7 +234,7 @@ class Instances:
 
 
 def _relay(line: str) -> None:
-    """One line of a handler to its logger, at the severity it says."""
+    """Logs one line of a handler at the severity that it names."""
     try:
         entry = json.loads(line)
         level = logging.getLevelNamesMapping().get(entry["severity"], logging.INFO)
@@ -254,13 +254,13 @@ def _free_address(any_host: bool) -> tuple[str, int]:
 
 
 def end_with(parent: int, number: signal.Signals) -> Callable[[], None]:
-    """What a child runs first, so that kill -9 of the local cloud leaves no instance behind."""
+    """Runs in a child before its program, so that kill -9 of the local cloud leaves no instance behind."""
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG
     prctl = ctypes.CDLL(None).prctl
 
     def prepare() -> None:
         prctl(set_parent_death_signal, number)
-        if os.getppid() != parent:  # it died before the kernel was told
+        if os.getppid() != parent:  # the local cloud died before the call above
             os._exit(1)
 
     return prepare

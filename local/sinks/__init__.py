@@ -1,1 +1,1 @@
-"""What the handler's effects reach: a mail server, a warehouse and a database."""
+"""The mail server, the warehouse and the database that the handler's effects reach."""

@@ -1,6 +1,6 @@
-"""What the handler's effects reach on this machine: a mail server, a warehouse, and a database.
+"""The mail server, the warehouse and the database that the handler's effects reach on this machine.
 
-The database is SQLite in the state folder unless another is given.
+The database is SQLite in the state folder, unless a URL names another one.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ PLACEHOLDERS = {
     "warehouseUrl": "http://local",
     "warehouseSecret": "the-local-warehouse",
 }
-"""Secrets to evaluate the program with. The handler gets the real addresses."""
+"""Secrets for the evaluation of the program. The handler gets the real addresses."""
 
 
 class Effects:
     """The mail server, the warehouse and the database."""
 
     def __init__(self, folder: Path, faults: Faults, database_url: str = "") -> None:
-        """`folder`: the state's. `database_url`: a PostgreSQL to use instead of SQLite."""
+        """`folder`: the state folder. `database_url`: a PostgreSQL to use instead of SQLite."""
         self.mail_server = MailServer(Journal(folder / "mails.jsonl"), faults)
         self.warehouse = Warehouse(Journal(folder / "notifications.jsonl"), faults)
         self.database_file = None if database_url else _database_file(folder.resolve())
@@ -35,7 +35,7 @@ class Effects:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[dict[str, str]]:
-        """Listen on free ports; the value is the environment that leads a handler here."""
+        """Listens on free ports, and yields the environment variables that point a handler here."""
         async with self.mail_server.serving() as smtp_url, self.warehouse.serving() as warehouse_url:
             yield {
                 "DATABASE_URL": self.database_url,
@@ -45,7 +45,7 @@ class Effects:
             }
 
     def done(self) -> dict[str, int]:
-        """How many effects there are of each action; repetitions under the same id count once."""
+        """Returns the number of effects of each action. Repetitions under the same id count once."""
         return {
             "send_confirmation": len({mail["id"] for mail in self.mail_server.mails.entries()}),
             "update_inventory": sum(self.shop.sold()),

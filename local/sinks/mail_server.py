@@ -1,4 +1,4 @@
-"""The mail server that confirmations go to. A mail is kept before it is acknowledged."""
+"""The mail server that receives confirmations. It stores a mail before it acknowledges it."""
 
 import asyncio
 import contextlib
@@ -12,16 +12,16 @@ from local.journal import Journal
 
 
 class MailServer:
-    """Takes every mail, unless a fault is drawn."""
+    """Accepts every mail, unless a fault is drawn."""
 
     def __init__(self, mails: Journal, faults: Faults) -> None:
-        """`mails`: gets an entry a mail with its Message-ID (`id`) and its first recipient (`to`)."""
+        """`mails`: gets an entry for each mail, with its Message-ID (`id`) and its first recipient (`to`)."""
         self.mails = mails
         self._faults = faults
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
-        """Listen on a free port; the value is the server's `smtp://` URL."""
+        """Listens on a free port, and yields the server's `smtp://` URL."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Smtp(self, enable_SMTPUTF8=True), "127.0.0.1", 0)
         try:

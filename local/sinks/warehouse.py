@@ -1,4 +1,4 @@
-"""The warehouse that is notified of orders. A notification is kept before it is acknowledged."""
+"""The warehouse that is notified of orders. It stores a notification before it acknowledges it."""
 
 import contextlib
 import hashlib
@@ -15,17 +15,17 @@ from local.own_machine import own_machine
 
 
 class Warehouse:
-    """Takes every notification that is signed with its secret, unless a fault is drawn."""
+    """Accepts every notification that is signed with its secret, unless a fault is drawn."""
 
     def __init__(self, notifications: Journal, faults: Faults) -> None:
-        """`notifications`: gets an entry a notification with its Idempotency-Key (`id`) and its `order`."""
+        """`notifications`: gets an entry for each notification, with its Idempotency-Key (`id`) and its `order`."""
         self.notifications = notifications
         self.secret = secrets.token_hex(16)
         self._faults = faults
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
-        """Listen on a free port; the value is the warehouse's URL."""
+        """Listens on a free port, and yields the warehouse's URL."""
         application = web.Application(middlewares=[own_machine])
         application.router.add_post("/", self._notify)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)

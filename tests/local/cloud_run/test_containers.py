@@ -96,9 +96,7 @@ def test_an_image_that_cannot_be_built_with_the_declared_arguments_is_refused(
 @pytest.mark.usefixtures("image")
 def test_a_daemon_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
-    with pytest.raises(
-        ContainerError, match=r"docker ps failed: .*docker\.sock.*; mend that, or leave out --container"
-    ):
+    with pytest.raises(ContainerError, match=r"docker ps failed: .*docker\.sock.*; fix that, or leave out --container"):
         Containers.built(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
 
 
