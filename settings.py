@@ -517,13 +517,13 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _unmet_needs(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """What the actions need and the maps of variables lack: action, variable, setting, and how it reads."""
-    given = {**values["environment"], **values["secrets"]}
+    variables = {**values["environment"], **values["secrets"]}
     for action, declared in CONTRACT.items():
         for need in declared["needs"]:
             variable, setting = need["variable"], "secrets" if need["secret"] else "environment"
             if re.fullmatch(_RESERVED, variable):  # a setting of its own
                 continue
-            if variable not in given and not values["simulateEffects"]:
+            if variable not in variables and not values["simulateEffects"]:
                 yield action, variable, setting, f"must contain {variable}"
-            elif variable in given and not re.fullmatch(need["pattern"], given[variable], re.ASCII):
+            elif variable in variables and not re.fullmatch(need["pattern"], variables[variable], re.ASCII):
                 yield action, variable, setting, f"must contain {need['accepts']} as {variable}"

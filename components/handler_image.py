@@ -22,7 +22,7 @@ class HandlerImageArgs(ProjectArgs):
 
 class HandlerImage(pulumi.ComponentResource):
     """cloud-run-tasks:index:HandlerImage. Produces: Repository `<name>-repository`, and Image
-    `<name>` unless an image is given."""
+    `<name>` unless an image is named."""
 
     digest: pulumi.Output[str]
     """`<repository>/<image>@sha256:...`; known when the image is pushed."""

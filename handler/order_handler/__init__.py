@@ -1,1 +1,1 @@
-"""The service behind the queue: runs the orders that Cloud Tasks delivers and answers done, never or not yet."""
+"""The service behind the queue: it runs the orders that Cloud Tasks delivers, and answers whether to retry."""

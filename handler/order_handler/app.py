@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from order_handler.outbox import Relay
 
 MAX_BODY = 2**20
-"""Bytes. A task, its body included, is limited to 1 MiB."""
+"""Largest body in bytes. A task with its body is limited to 1 MiB."""
 BODY_SECONDS = 30.0
-"""For a body to arrive: Cloud Run's front end sends on what it has received."""
+"""Seconds within which a body must arrive. Cloud Run's front end forwards what it has received."""
 _CANCEL_SECONDS = 1.0
-"""For cancelled orders to end, after the grace."""
+"""Seconds within which cancelled orders must end, after the grace."""
 _CLOSE_SECONDS = 0.2
 """For each thing that is open at the end."""
 
@@ -70,7 +70,7 @@ class App:
 
     @classmethod
     def configured(cls, environment: Environment) -> Self:
-        """ValueError if the environment's DATABASE_URL is malformed."""
+        """Creates the application. Raises ValueError if DATABASE_URL is malformed."""
 
         async def open_api() -> "CloudTasks":
             # In a thread: the official client takes a second to load, and other orders are running.
@@ -195,7 +195,7 @@ class App:
         return Response(status, orjson.dumps(answer))
 
     def _context(self, headers: Mapping[str, str], delivery: Delivery | None) -> dict[str, object]:
-        """What every log line of this request says."""
+        """Returns the fields of every log line of this request."""
         context: dict[str, object] = {"logging.googleapis.com/trace": logs.trace(headers, self._environment.project)}
         if delivery:
             # A replay has no budget.

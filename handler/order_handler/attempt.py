@@ -22,15 +22,15 @@ class End(enum.Enum):
     ALREADY_PROCESSED = "already-processed"
     DEAD_LETTERED = "dead-lettered"
     REFUSED = "refused"
-    """A permanent failure of a direct call: the caller hears why."""
+    """A direct call failed permanently, and the caller is told why."""
     FAILED = "failed"
-    """Neither done nor stored: whoever delivered it has to keep it."""
+    """The order is neither done nor stored, so whoever delivered it must keep it."""
 
 
 class Attempt(NamedTuple):
     end: End
     message: str
-    """What was done, or why it failed."""
+    """What the attempt did, or why it failed."""
     order: Order | None = None
     """None if the body is not a valid order."""
     permanent: bool = False
@@ -82,7 +82,7 @@ class Attempts:
             return attempt
         if delivery is None:
             return attempt._replace(end=End.REFUSED) if attempt.permanent else attempt
-        # A dead letter that is replayed stays where it is.
+        # A replayed dead letter stays in its queue.
         if not attempt.permanent or self._dead_letters.is_replay(delivery):
             return attempt
         stored = await self._dead_letters.store(delivery, body, attempt.message)
@@ -119,7 +119,7 @@ class Attempts:
             return Attempt(End.FAILED, repr(error), order, failure=error)
 
     def _failed(self, attempt: Attempt, stored: Stored) -> Attempt:
-        """The failed attempt, after the dead-letter queue was asked to keep its order."""
+        """Returns the failed attempt, after the dead-letter queue was asked to store its order."""
         if stored.outcome in (Outcome.NOT_STORED, Outcome.INVALID):
             undeliverable = stored.outcome is Outcome.INVALID
             return attempt._replace(trouble=f"Not stored: {stored.reason}", undeliverable=undeliverable)

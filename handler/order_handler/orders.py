@@ -48,7 +48,7 @@ class Order(NamedTuple):
 
 
 def parse(body: bytes) -> Order:
-    """The order in a JSON body; PermanentError if there is none."""
+    """Returns the order in a JSON body. Raises PermanentError if the body is not a valid order."""
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
