@@ -100,7 +100,7 @@ def test_an_order_whose_shop_is_killed_after_the_commit_is_sent_by_the_relay(clo
         cloud.process.send_signal(signal.SIGCONT)
     assert order(cloud, "ORD-2") == "accepted"
 
-    engine = create_engine(f"sqlite:///{folder}/orders.sqlite")
+    engine = create_engine(f"sqlite:///{folder}/database/orders.sqlite")
     with engine.begin() as connection:  # as if it had waited for the next minute
         connection.execute(text("UPDATE outbox SET added_at = added_at - 20"))
     engine.dispose()
