@@ -19,6 +19,7 @@ from bench.rows import ROOT, RUNS, MissingToolError, Row, Tool, table, verdict, 
 BENCHMARKS = (
     "handler",
     "producer",
+    "outbox",
     "local_cloud",
     "image",
     "program",
