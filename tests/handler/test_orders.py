@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from order_handler import contract, orders
-from order_handler.actions import ACTIONS
 from order_handler.database import Database
 from order_handler.delivery import Delivery
 from order_handler.effects import Effects
@@ -93,7 +92,7 @@ def test_a_key_tells_effects_apart_and_none_leaves_them_as_they_are() -> None:
     assert effect(key="second") == "send_confirmation#second"
 
 
-@pytest.mark.parametrize("action", sorted(ACTIONS))
+@pytest.mark.parametrize("action", ["notify_warehouse", "send_confirmation", "update_inventory"])
 async def test_each_action_says_what_it_did_and_to_which_order(action: str) -> None:
     did = await orders.process(orders.parse(json.dumps({**ORDER, "action": action}).encode()), SIMULATED, None)
     assert "ORD-1" in did
