@@ -70,9 +70,10 @@ class Shop:
         return self._engine.begin()
 
     def sold(self) -> list[int]:
-        """Returns, for each item, by how much its stock has fallen."""
+        """Returns, for each item that was ordered, by how much its stock has fallen."""
+        ordered = sql.select(_STOCK.c.item, _STOCK.c.quantity).where(_STOCK.c.item.in_(sql.select(_LINES.c.item)))
         with self._engine.connect() as connection:
-            stock = connection.execute(sql.select(_STOCK.c.item, _STOCK.c.quantity)).all()
+            stock = connection.execute(ordered).all()
             return [(NOTEBOOKS if item == NOTEBOOK else STOCK) - quantity for item, quantity in stock]
 
     def disturb(self, seconds: float) -> str:

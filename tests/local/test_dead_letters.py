@@ -189,7 +189,7 @@ def test_a_database_that_is_locked_costs_attempts_not_orders(tmp_path: Path) -> 
         lock.execute("BEGIN IMMEDIATE")
         pipeline.deliver("second", confirmation("ORD-8"))
         assert pipeline.answered("second")["status"] == 500
-        assert "The database is away, or too slow" in str(pipeline.answers("second")[0]["message"])
+        assert "The database is away, read-only or too slow" in str(pipeline.answers("second")[0]["message"])
         lock.execute("ROLLBACK")
         lock.close()
         assert pipeline.answered("second", 2)["status"] == 200
