@@ -50,7 +50,7 @@ def test_a_local_cloud_that_is_killed_leaves_no_container(tmp_path: Path) -> Non
     with running("--container", "--state", str(tmp_path)) as cloud:
         header = {"Authorization": f"Bearer {cloud.token()}"}
         assert request(cloud.at["service_url"], headers=header) == (200, "Task handler is running")
-        assert len(of(tmp_path)) == 1
+        wait_for(lambda: len(of(tmp_path)) == 1, lambda: f"not one instance: {of(tmp_path)}")
         kill(cloud.process)
         none_is_left(tmp_path)
 
@@ -74,6 +74,7 @@ async def test_an_instance_has_no_privileges_and_sees_the_database_alone_and_kil
 def test_what_an_earlier_run_left_behind_goes(image: str, tmp_path: Path) -> None:
     waiting = ("python", "-c", "import time; time.sleep(1000)")
     docker("run", "--detach", "--rm", "--label", f"{LABEL}={tmp_path}", image, *waiting)
+    (tmp_path / "database").mkdir()
     Containers.built(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
     none_is_left(tmp_path)
 
