@@ -132,7 +132,7 @@ class _Dispatcher(Dispatcher):
     """Records how long after its due time each request is made."""
 
     def __init__(self, identity: Identity, faults: Faults) -> None:
-        super().__init__(identity, time.time, faults, lambda: None)
+        super().__init__(identity, time.time, faults)
         self.waits: list[float] = []
         self.due: dict[str, float] = {}
 

@@ -63,14 +63,24 @@ def main() -> int:
             with listen(ports.service, "the service") as listener:
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 program = declared(evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url))
-                faults = Faults(arguments.faults, folder / "faults.jsonl")
+                mode, seed = arguments.faults
+                faults = Faults(seed, folder / "faults.jsonl", mode=mode)
                 database_url = arguments.database_url or overrides.get(f"{PROJECT}:databaseUrl", "")
                 effects = Effects(folder, faults, database_url)
                 effects.warehouse.secret = overrides.get(f"{PROJECT}:warehouseSecret", effects.warehouse.secret)
                 runtime = _runtime(arguments, program, folder, effects.database_file)
                 report = Report(program.exports["queue"], console, time.monotonic)
                 cloud = Cloud(
-                    program, store, listener, ports, time.time, effects, faults, runtime, report, arguments.host or ""
+                    program,
+                    store,
+                    listener,
+                    ports,
+                    faults.clock,
+                    effects,
+                    faults,
+                    runtime,
+                    report,
+                    arguments.host or "",
                 )
                 return asyncio.run(_up(cloud, report, arguments, console, started))
     except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
@@ -158,7 +168,13 @@ def _arguments() -> argparse.Namespace:
         "--handler", metavar="URL|COMMAND", help="a handler that runs already, or the command that starts one on $PORT"
     )
     handler.add_argument("--container", action="store_true", help="run the handler's image with Docker, on Linux")
-    up.add_argument("--faults", type=int, metavar="SEED", help="inject random faults, as the drill does")
+    up.add_argument(
+        "--faults",
+        type=_faults,
+        default=("all", None),
+        metavar="[strict:]SEED",
+        help="inject random faults, as the drill does; strict: only those that repeat no effect",
+    )
     arguments = parser.parse_args()
     if arguments.command == "drill" and arguments.orders < 1:
         parser.error("--orders must be at least 1")
@@ -169,6 +185,13 @@ def _arguments() -> argparse.Namespace:
     if arguments.orders and not arguments.orders.is_file():
         parser.error(f"--orders: {arguments.orders} is not a file of orders")
     return arguments
+
+
+def _faults(text: str) -> tuple[str, int]:
+    mode, _, seed = text.rpartition(":")
+    if mode not in ("", "strict", "poison") or not seed.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not SEED, strict:SEED or poison:SEED")
+    return mode or "all", int(seed)
 
 
 def _address(text: str) -> str:

@@ -39,6 +39,8 @@ from local.web_app import WebApp
 log = logging.getLogger("local.cloud")
 
 _GRPC_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)]
+_FULL_SECONDS = 2.0
+"""How long the fault of a full disk lasts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,17 +185,23 @@ class Cloud:
         identity = Identity(
             f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self._clock
         )
-        dispatcher = Dispatcher(identity, self._clock, self._faults, lambda: self._instances.kill_one())
+        dispatcher = Dispatcher(identity, self._clock, self._faults)
         listeners = (dispatcher, self._listener)
         self.tasks = CloudTasks(self.store, self._clock, identity.has, listeners, time.monotonic)
         self._declare_queues()
         batches = Batches(self.tasks, self.store, self._clock)
-        api = Api(self.tasks, batches)
+        api = Api(self.tasks, batches, faults=self._faults)
         addresses = await started.enter_async_context(self.effects.serving())
 
         handler = f"serviceAccount:{program.handler_account}"
         handlers_port = await _serve_grpc(started, Api(self.tasks, batches, handler, self._faults), 0, "the handlers")
         self._instances = self._new_instances({**addresses, "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{handlers_port}"})
+        self._faults.actions |= {
+            "handler killed": self._instances.kill_one,
+            "handlers killed": self._instances.kill_all,
+            "handler frozen": self._instances.freeze_one,
+            "disk full": self._fill_disk,
+        }
         front_door = FrontDoor(program.service, f"http://127.0.0.1:{service_port}", identity, self._instances)
         started.push_async_callback(front_door.close)
         await _serve_http(started, front_door.application(), self._service_listener, auto_decompress=False)
@@ -220,6 +228,7 @@ class Cloud:
             environment = {"DATABASE_URL": self.effects.database_url, **self.producer_environment()}
             web_app = WebApp(shop_listener, environment, self._prepare_shop)
             await started.enter_async_context(web_app.running())
+            self._faults.actions["web app killed"] = web_app.kill
         scheduler = Scheduler(program.jobs, identity, self._clock, self._faults)
         await started.enter_async_context(scheduler.running())
 
@@ -266,6 +275,10 @@ class Cloud:
     def kill(self) -> None:
         """Kills the handlers, for a caller that exits at once."""
         self._instances.kill_all()
+
+    def _fill_disk(self) -> None:
+        self.store.set_full(True)
+        asyncio.get_running_loop().call_later(_FULL_SECONDS, self.store.set_full, False)
 
     def _has_shop(self) -> bool:
         """Returns whether the handler relays an outbox, and has the database that a web app shares with it."""

@@ -5,40 +5,112 @@ The seed determines the order of the draws. When each fault happens also depends
 
 import asyncio
 import random
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from local.journal import Journal
 
-KINDS = {
-    "dispatch": ("connection refused", "answer lost", "delivered twice", "handler killed"),
-    "dead letter": ("refused", "answer lost", "answered late"),
-    "scheduler": ("not called", "called twice", "answer lost"),
-    "mail": ("refused", "connection closed", "answer lost", "answered late"),
-    "warehouse": ("error 500", "error 429", "connection closed", "answer lost", "answered late"),
-}
-"""The kinds of fault at each place. A lost or late answer belongs to a call that succeeded."""
 LATE_SECONDS = 25
 """Delay of a late answer; no caller waits so long."""
-_RARE = ("answered late",)
+FROZEN_SECONDS = 35
+"""Longer than a claim in the handler's ledger."""
+POISON = "poison@example.com"
+"""In the mode `poison`, a mail to this address kills the handler."""
+
+_RARE, _SOME, _OFTEN = 1, 3, 10
+KINDS: Mapping[str, Mapping[str, int]] = {
+    "create": {"refused": _OFTEN, "answer lost": _OFTEN, "web app killed": _OFTEN},
+    "dispatch": {
+        "connection refused": _OFTEN,
+        "answer lost": _OFTEN,
+        "delivered twice": _OFTEN,
+        "handler killed": _OFTEN,
+        "handler frozen": _RARE,
+        "disk full": _SOME,
+        "clock jumped": _SOME,
+    },
+    "dead letter": {"refused": _OFTEN, "answer lost": _OFTEN, "answered late": _RARE},
+    "scheduler": {"not called": _OFTEN, "called twice": _OFTEN, "answer lost": _OFTEN},
+    "mail": {
+        "refused": _OFTEN,
+        "connection closed": _OFTEN,
+        "silent": _RARE,
+        "answer lost": _OFTEN,
+        "answered late": _RARE,
+    },
+    "warehouse": {
+        "error 500": _OFTEN,
+        "error 429": _OFTEN,
+        "429 to everyone": _RARE,
+        "connection closed": _OFTEN,
+        "silent": _RARE,
+        "answer lost": _OFTEN,
+        "answered late": _RARE,
+    },
+}
+"""The kinds of fault at each place, with their weights. A lost or late answer belongs to a call that succeeded."""
+REPEATING = frozenset(
+    {
+        ("dispatch", "handler killed"),
+        ("dispatch", "handler frozen"),
+        ("local cloud", "killed"),
+        *((place, kind) for place in ("mail", "warehouse") for kind in ("answer lost", "answered late")),
+    }
+)
+"""The only faults after which a mail or a notification may be repeated: a run dies or stalls between the effect and its
+record, or the answer to the effect is lost."""
+_STRICT = {
+    place: {kind: weight for kind, weight in kinds.items() if (place, kind) not in REPEATING and weight == _OFTEN}
+    for place, kinds in KINDS.items()
+}
+_LASTS = {"handler frozen": FROZEN_SECONDS}
 
 
 class Faults:
     """Draws faults. Without a seed it draws none."""
 
-    def __init__(self, seed: int | None, log: Path, share: float = 0.2) -> None:
-        """`share`: the share of draws that yield a fault. `log`: gets a line for each fault; kept across restarts."""
-        self._random = None if seed is None else random.Random(seed)
+    def __init__(self, seed: int | None, log: Path, share: float = 0.2, mode: str = "all") -> None:
+        """`share`: the share of draws that yield a fault. `log`: gets a line for each fault; kept across restarts.
+        `mode`: `strict` leaves out what may repeat an effect; `poison` draws nothing, but see POISON."""
+        self._random = None if seed is None or mode == "poison" else random.Random(seed)
+        self._kinds = _STRICT if mode == "strict" else KINDS
+        self._poison = seed is not None and mode == "poison"
         self._share = share
         self._log = Journal(log)
+        self._clock_offset = 0.0
+        self.actions: dict[str, Callable[[], object]] = {}
+        """How faults of these kinds happen to the processes of the local cloud."""
 
-    def draw(self, place: str) -> str | None:
-        """Draws and records the fault that shall happen now at a place, or None."""
+    def clock(self) -> float:
+        """Seconds since the epoch, as a clock says that jumps."""
+        return time.time() + self._clock_offset
+
+    def draw(self, place: str, effect: str | None = None) -> str | None:
+        """Draws, records and begins the fault that shall happen now at a place, or None.
+
+        `effect`: the id of the effect that its call asks for."""
         if self._random is None or self._random.random() > self._share:
             return None
-        kinds = KINDS[place]
-        kind = self._random.choices(kinds, [1 if kind in _RARE else 10 for kind in kinds])[0]
-        self._log.add({"place": place, "kind": kind})
+        kinds = self._kinds[place]
+        kind = self._random.choices(list(kinds), list(kinds.values()))[0]
+        self._happen(place, kind, effect)
         return kind
+
+    def poisons(self, address: str) -> bool:
+        """Kills every handler because of this mail, if it is poison."""
+        if self._poison and address == POISON:
+            self._happen("mail", "handlers killed", None)
+            return True
+        return False
+
+    def _happen(self, place: str, kind: str, effect: str | None) -> None:
+        self._log.add({"place": place, "kind": kind, "effect": effect, **fault_times(_LASTS.get(kind, 0.0))})
+        if kind == "clock jumped":
+            self._clock_offset = self.delay(60) - 30
+        if kind in self.actions:
+            # A moment later, so that it meets whatever the call has begun.
+            asyncio.get_running_loop().call_later(self.delay(0.05), self.actions[kind])
 
     def delay(self, longest: float) -> float:
         """Returns a random number of seconds, at most `longest`."""
@@ -47,3 +119,8 @@ class Faults:
     async def late(self) -> None:
         """Waits longer than any caller does."""
         await asyncio.sleep(LATE_SECONDS)
+
+
+def fault_times(seconds: float) -> dict[str, float]:
+    """When a fault begins, now, and when it ends at the latest, in seconds since the epoch."""
+    return {"at": time.time(), "until": time.time() + seconds + 0.2}

@@ -2,12 +2,13 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 
 class Journal:
-    """Entries in the order they were added. The file appears with the first one."""
+    """Entries in the order they were added, each with its time, `at`. The file appears with the first one."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -15,7 +16,7 @@ class Journal:
     def add(self, entry: dict[str, Any]) -> None:
         descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, json.dumps(entry).encode() + b"\n")
+            os.write(descriptor, json.dumps({"at": time.time(), **entry}).encode() + b"\n")
         finally:
             os.close(descriptor)
 

@@ -1,8 +1,12 @@
 """Standard output and error that cannot break: a terminal or pipe that is gone never ends the local cloud."""
 
+import errno
 import os
 import sys
 from typing import Any, TextIO
+
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full: later output may fit again."""
 
 
 def keep_open() -> None:
@@ -18,7 +22,7 @@ def keep_open() -> None:
 
 
 class _Unbreakable:
-    """A stream to a file, until it cannot be written: then to the null device."""
+    """A stream to a file, until it can never be written again: then to the null device."""
 
     def __init__(self, stream: TextIO, null: int) -> None:
         self._stream = stream
@@ -27,14 +31,18 @@ class _Unbreakable:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except OSError:
-            os.dup2(self._null, self._stream.fileno())
+        except OSError as error:
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        if error.errno not in _PASSING:
             os.dup2(self._null, self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has

@@ -34,6 +34,12 @@ class WebApp:
         self._listener = listener
         self._prepare = prepare
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **environment}
+        self._process: asyncio.subprocess.Process | None = None
+
+    def kill(self) -> None:
+        """Kills (SIGKILL) the shop; it starts again."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -58,7 +64,7 @@ class WebApp:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _run(self) -> int:
-        process = await asyncio.create_subprocess_exec(
+        self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             *(*_COMMAND, "--fd", str(self._listener.fileno())),
             cwd=ROOT,

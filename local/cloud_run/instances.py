@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from local.cloud_run.runtime import Runtime
 from local.cloud_run.sources import changes
+from local.faults import FROZEN_SECONDS
 from local.lines import lines
 
 log = logging.getLogger("local.cloud_run.instances")
@@ -194,9 +195,20 @@ class Instances:
 
     def kill_one(self) -> None:
         """Kills (SIGKILL) the instance with the most requests."""
+        if busiest := self._busiest():
+            self._kill(busiest)
+
+    def freeze_one(self) -> None:
+        """Stops (SIGSTOP) the instance with the most requests for FROZEN_SECONDS."""
+        busiest = self._busiest()
+        if busiest and busiest.process:
+            loop, process = asyncio.get_running_loop(), busiest.process
+            for delay, number in ((0, signal.SIGSTOP), (FROZEN_SECONDS, signal.SIGCONT)):
+                loop.call_later(delay, _signal, process, number)
+
+    def _busiest(self) -> Instance | None:
         running = [instance for instance in self._instances if instance.process]
-        if running:
-            self._kill(max(running, key=lambda instance: instance.busy))
+        return max(running, key=lambda instance: instance.busy, default=None)
 
     def kill_all(self) -> None:
         """Kills (SIGKILL) every instance."""
@@ -231,6 +243,12 @@ class Instances:
             except TimeoutError:
                 self._kill(instance)
                 await instance.process.wait()
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def _relay(line: str) -> None:

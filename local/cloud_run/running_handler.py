@@ -40,7 +40,7 @@ class RunningHandler:
     def kill_one(self) -> None:
         """Do nothing: the handler belongs to somebody else."""
 
-    kill_all = kill_one
+    kill_all = freeze_one = kill_one
 
     async def stop(self) -> None:
         """Leave the handler running."""

@@ -102,7 +102,7 @@ class Api:
     def _grpc_handler(self, call: Call) -> "grpc.RpcMethodHandler[bytes, Message]":
         async def answer(body: bytes, context: "grpc.aio.ServicerContext[bytes, Message]") -> Message:
             try:
-                fault = self._faults.draw("dead letter") if self._faults else None
+                fault = self._faults.draw("dead letter" if self._member else "create") if self._faults else None
                 if fault == "refused":
                     raise CallError("UNAVAILABLE", "The service is currently unavailable.")
                 response = self.perform(call, _request(call, body, context))

@@ -33,14 +33,12 @@ class Dispatcher(Listener):
         identity: Identity,
         clock: Callable[[], float],
         faults: Faults,
-        kill_handler: Callable[[], None],
     ) -> None:
-        """`clock`: seconds since the epoch. `kill_handler`: ends a handler, for the fault of that name."""
+        """`clock`: seconds since the epoch."""
         self._cloud_tasks: CloudTasks
         self._identity = identity
         self._clock = clock
         self._faults = faults
-        self._kill_handler = kill_handler
         self._loop = asyncio.get_running_loop()
         self._stopped = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -112,9 +110,6 @@ class Dispatcher(Listener):
                 status, reason = NO_ANSWER, "the answer was lost"
             case "delivered twice":
                 (status, reason), _ = await asyncio.gather(self._request(attempt), self._request(attempt))
-            case "handler killed":
-                self._loop.call_later(self._faults.delay(0.05), self._kill_handler)
-                status, reason = await self._request(attempt)
             case _:
                 status, reason = await self._request(attempt)
         if not 200 <= status < 300:

@@ -30,14 +30,18 @@ class MailServer:
             server.close()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
-        fault = self._faults.draw("mail")
-        if fault == "refused":
+        message_id = BytesHeaderParser().parsebytes(envelope.original_content or b"")["Message-ID"]
+        if self._faults.poisons(envelope.rcpt_tos[0]):
+            await self._faults.late()
+        fault = self._faults.draw("mail", message_id)
+        if fault == "silent":
+            await self._faults.late()
+        if fault in ("refused", "silent"):
             return "451 Requested action aborted: try again later"
         if fault == "connection closed":
             _hang_up(server)
             return "421 Closing"
-        headers = BytesHeaderParser().parsebytes(envelope.original_content or b"")
-        self.mails.add({"id": headers["Message-ID"], "to": envelope.rcpt_tos[0]})
+        self.mails.add({"id": message_id, "to": envelope.rcpt_tos[0]})
         if fault == "answer lost":
             _hang_up(server)
         elif fault == "answered late":

@@ -41,7 +41,7 @@ class Shop:
             known = set(connection.execute(sql.select(_ORDERS.c.order_id)).scalars())
             new = [order for order in dict.fromkeys(orders) if order not in known]
             if new:
-                items = {order: f"SKU-{order}" for order in new}
+                items = {order: item_of(order) for order in new}
                 connection.execute(sql.insert(_STOCK), [{"item": item, "quantity": STOCK} for item in items.values()])
                 connection.execute(sql.insert(_ORDERS), [{"order_id": order} for order in new])
                 lines = [{"order_id": order, "item": item, "quantity": 1} for order, item in items.items()]
@@ -60,11 +60,6 @@ class Shop:
                 connection.execute(sql.text("SELECT 1 FROM outbox WHERE refused IS NULL LIMIT 1")).first() is not None
             )
 
-    def is_empty(self) -> bool:
-        """Returns whether no order was ever committed."""
-        with self._engine.connect() as connection:
-            return connection.execute(sql.select(_ORDERS.c.order_id).limit(1)).first() is None
-
     def connection(self) -> contextlib.AbstractContextManager[sql.Connection]:
         """Opens a connection in a new transaction."""
         return self._engine.begin()
@@ -76,18 +71,56 @@ class Shop:
             stock = connection.execute(ordered).all()
             return [(NOTEBOOKS if item == NOTEBOOK else STOCK) - quantity for item, quantity in stock]
 
-    def disturb(self, seconds: float) -> str:
-        """Makes other users' transactions fail: cuts PostgreSQL's connections, or locks SQLite for `seconds`."""
-        if self._engine.dialect.name == "postgresql":
-            mine = "pid <> pg_backend_pid() AND datname = current_database()"
-            with self._engine.begin() as connection:
-                connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
-            return "connections cut"
+    def stock_up(self, orders: Iterable[str]) -> None:
+        """Puts the item of each of these orders into the stock."""
+        with self._engine.begin() as connection:
+            connection.execute(sql.insert(_STOCK), [{"item": item_of(order), "quantity": STOCK} for order in orders])
+
+    def orders(self) -> list[str]:
+        """Returns the ids of the orders that were committed."""
         with self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            time.sleep(seconds)
-            connection.rollback()
-        return "locked"
+            return list(connection.execute(sql.select(_ORDERS.c.order_id)).scalars())
+
+    def disturb(self, kind: str, seconds: float) -> None:
+        """Makes other users' transactions fail for `seconds`; `kind` is one of `disturbances`."""
+        if kind == "locked":
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                time.sleep(seconds)
+                connection.rollback()
+            return
+        name = self._engine.url.database
+        begin, end = {
+            "connections cut": ("", ""),
+            "read-only": ("SET default_transaction_read_only = on", "RESET default_transaction_read_only"),
+            "restarted": ("WITH ALLOW_CONNECTIONS false", "WITH ALLOW_CONNECTIONS true"),
+        }[kind]
+        cut = sql.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        # Through another database: the disturbed one may refuse connections.
+        server = sql.create_engine(self._engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            try:
+                if begin:
+                    connection.exec_driver_sql(f'ALTER DATABASE "{name}" {begin}')
+                connection.execute(cut, {"name": name})
+                time.sleep(seconds if begin else 0)
+            finally:
+                if end:
+                    connection.exec_driver_sql(f'ALTER DATABASE "{name}" {end}')
+                    connection.execute(cut, {"name": name})
+        server.dispose()
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """The kinds of faults that this database can have."""
+        return (
+            ("connections cut", "read-only", "restarted") if self._engine.dialect.name == "postgresql" else ("locked",)
+        )
+
+
+def item_of(order: str) -> str:
+    """Returns the item that belongs to this order alone, so that no error hides another."""
+    return f"SKU-{order}"
 
 
 def order_ids(file: Path) -> list[str]:

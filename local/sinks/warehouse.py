@@ -1,5 +1,6 @@
 """The warehouse that is notified of orders. It stores a notification before it acknowledges it."""
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -13,6 +14,8 @@ from local.faults import Faults
 from local.journal import Journal
 from local.own_machine import own_machine
 
+_BUSY_SECONDS = 3.0
+
 
 class Warehouse:
     """Accepts every notification that is signed with its secret, unless a fault is drawn."""
@@ -22,6 +25,7 @@ class Warehouse:
         self.notifications = notifications
         self.secret = secrets.token_hex(16)
         self._faults = faults
+        self._busy_until = 0.0
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
@@ -37,17 +41,26 @@ class Warehouse:
             await runner.cleanup()
 
     async def _notify(self, request: web.Request) -> web.Response:
-        fault = self._faults.draw("warehouse")
-        if fault and fault.startswith("error "):
-            return web.Response(status=int(fault.removeprefix("error ")), text="<html>Not now</html>")
+        effect = request.headers.get("Idempotency-Key")
+        fault = self._faults.draw("warehouse", effect)
+        now = asyncio.get_running_loop().time()
+        if fault == "429 to everyone":
+            self._busy_until = now + _BUSY_SECONDS
+        if now < self._busy_until or fault == "error 429":
+            return web.Response(status=429, text="<html>Too many</html>")
+        if fault == "error 500":
+            return web.Response(status=500, text="<html>Not now</html>")
         body = await request.read()
+        if fault == "silent":
+            await self._faults.late()
+            return web.Response(status=503)
         if fault == "connection closed":
             _hang_up(request)
             return web.Response()
         signature = "sha256=" + hmac.new(self.secret.encode(), body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(request.headers.get("X-Signature", ""), signature):
             return web.Response(status=401, text="X-Signature is not the body's signature with this warehouse's key.\n")
-        self.notifications.add({"id": request.headers["Idempotency-Key"], "order": json.loads(body)["orderId"]})
+        self.notifications.add({"id": effect, "order": json.loads(body)["orderId"]})
         if fault == "answer lost":
             _hang_up(request)
         elif fault == "answered late":

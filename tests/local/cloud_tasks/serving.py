@@ -90,7 +90,7 @@ class PatientDispatcher(Dispatcher):
     def __init__(
         self, identity: Identity, clock: Callable[[], float], faults: Faults, patience: Callable[[], float]
     ) -> None:
-        super().__init__(identity, clock, faults, lambda: None)
+        super().__init__(identity, clock, faults)
         self._patience = patience
 
     def queue_changed(self, queue: str) -> None:

@@ -107,7 +107,7 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     store = Store(tmp_path / "state.sqlite")
     identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, time.time)
-    dispatcher = HastyDispatcher(identity, time.time, Faults(None, tmp_path / "faults.jsonl"), lambda: None)
+    dispatcher = HastyDispatcher(identity, time.time, Faults(None, tmp_path / "faults.jsonl"))
     target = Target(url, received)
     target.tasks = CloudTasks(store, time.time, lambda *_: True, [dispatcher, target])
     target.tasks.queues.declare(QueueMessage(name=QUEUE), ())
@@ -267,7 +267,7 @@ async def test_a_task_that_a_clock_set_forward_makes_due_is_sent(
     server, url = await raw(b"HTTP/1.1 200 OK\r\n\r\n")
     with contextlib.closing(Store(tmp_path / "state.sqlite")) as store:
         identity = Identity("http://issuer.example", "shop", [INVOKER], KEY, clock)
-        dispatcher = Dispatcher(identity, clock, Faults(None, tmp_path / "faults.jsonl"), lambda: None)
+        dispatcher = Dispatcher(identity, clock, Faults(None, tmp_path / "faults.jsonl"))
         target = Target(url, [])
         target.tasks = CloudTasks(store, clock, lambda *_: True, [dispatcher, target], time.monotonic)
         target.tasks.queues.declare(QueueMessage(name=QUEUE), ())

@@ -40,7 +40,7 @@ def serve(folder: Path, port: int, key: str, life: int) -> None:
     async def serving() -> None:
         store = Store(folder / "state.sqlite")
         identity = Identity(str(life), "shop", [ACCOUNT], key, time.time)
-        dispatcher = Dispatcher(identity, time.time, Faults(None, folder / "faults"), lambda: None)
+        dispatcher = Dispatcher(identity, time.time, Faults(None, folder / "faults"))
         cloud_tasks = CloudTasks(store, time.time, identity.has, [dispatcher])
         dispatcher.start(cloud_tasks)
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
