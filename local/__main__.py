@@ -63,8 +63,7 @@ def main() -> int:
             with listen(ports.service, "the service") as listener:
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 program = declared(evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url))
-                mode, seed = arguments.faults
-                faults = Faults(seed, folder / "faults.jsonl", mode=mode)
+                faults = Faults(arguments.faults, folder / "faults.jsonl", mode=arguments.fault_mode)
                 database_url = arguments.database_url or overrides.get(f"{PROJECT}:databaseUrl", "")
                 effects = Effects(folder, faults, database_url)
                 effects.warehouse.secret = overrides.get(f"{PROJECT}:warehouseSecret", effects.warehouse.secret)
@@ -168,13 +167,8 @@ def _arguments() -> argparse.Namespace:
         "--handler", metavar="URL|COMMAND", help="a handler that runs already, or the command that starts one on $PORT"
     )
     handler.add_argument("--container", action="store_true", help="run the handler's image with Docker, on Linux")
-    up.add_argument(
-        "--faults",
-        type=_faults,
-        default=("all", None),
-        metavar="[strict:]SEED",
-        help="inject random faults, as the drill does; strict: only those that repeat no effect",
-    )
+    up.add_argument("--faults", type=int, metavar="SEED", help="inject random faults, as the drill does")
+    up.add_argument("--fault-mode", default="all", choices=("all", "strict", "poison"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.command == "drill" and arguments.orders < 1:
         parser.error("--orders must be at least 1")
@@ -185,13 +179,6 @@ def _arguments() -> argparse.Namespace:
     if arguments.orders and not arguments.orders.is_file():
         parser.error(f"--orders: {arguments.orders} is not a file of orders")
     return arguments
-
-
-def _faults(text: str) -> tuple[str, int]:
-    mode, _, seed = text.rpartition(":")
-    if mode not in ("", "strict", "poison") or not seed.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not SEED, strict:SEED or poison:SEED")
-    return mode or "all", int(seed)
 
 
 def _address(text: str) -> str:

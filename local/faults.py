@@ -55,6 +55,7 @@ REPEATING = frozenset(
         ("dispatch", "handler killed"),
         ("dispatch", "handler frozen"),
         ("local cloud", "killed"),
+        ("mail", "handlers killed"),
         *((place, kind) for place in ("mail", "warehouse") for kind in ("answer lost", "answered late")),
     }
 )

@@ -53,14 +53,13 @@ class WebApp:
             await asyncio.gather(keeping, return_exceptions=True)
 
     async def _keep(self) -> None:
-        try:
-            await self._prepare()
-        except Exception as error:
-            log.error("The shop does not start: %s", error)
-            return
         while True:
-            code = await self._run()
-            log.error("The shop ended with exit code %d, and starts again", code)
+            try:
+                await self._prepare()
+                code = await self._run()
+                log.error("The shop ended with exit code %d, and starts again", code)
+            except Exception as error:  # the database may be away for a moment
+                log.error("The shop does not start, and tries again: %s", error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _run(self) -> int:

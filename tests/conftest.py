@@ -18,8 +18,9 @@ from bench.postgresql import server
 from bench.rows import MissingToolError
 from local.program import ROOT
 
-# In the background of a script a process ignores Ctrl-C, and so would all that the tests start and end with it.
+# A script in the background and nohup ignore these signals, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ committed, and what the shop did not send only the relay can send.
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import aiohttp
 
@@ -16,22 +16,25 @@ from local.sinks.shop import item_of
 Note = Callable[[str, str], None]
 """Records a fault: its place and its kind."""
 
-_AT_ONCE = 10
+_AT_ONCE = 5
 _ANSWER_SECONDS = 5.0
 _RELAY_EVERY_SECONDS = 4.0
 
 
 class Customers:
-    """Orders that are still to be placed."""
+    """Customers who order until the shop has accepted a number of orders."""
 
-    def __init__(self, orders: Iterable[tuple[str, str]], http: aiohttp.ClientSession, chance: random.Random) -> None:
-        """`orders`: ids and addresses."""
-        self._waiting = list(orders)
+    def __init__(
+        self, orders: Iterator[tuple[str, str]], count: int, http: aiohttp.ClientSession, chance: random.Random
+    ) -> None:
+        """`orders`: ids and addresses. `count`: the orders to be accepted."""
+        self._orders = orders
+        self._missing = count
         self._http = http
         self._chance = chance
 
     async def place(self, at: Mapping[str, str]) -> None:
-        """Places every order that was not tried yet, a few at once."""
+        """Places orders, a few at once, until enough are accepted."""
         await self._open(at["shop"])
         await asyncio.gather(*(self._place_each(at["shop"]) for _ in range(_AT_ONCE)))
 
@@ -44,13 +47,19 @@ class Customers:
             await asyncio.sleep(0.1)
 
     async def _place_each(self, shop: str) -> None:
-        while self._waiting:
-            order, address = self._waiting.pop()
+        while self._missing > 0:
+            self._missing -= 1
+            order, address = next(self._orders)
             body = {"orderId": order, "customerEmail": address, "lines": [{"item": item_of(order)}]}
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with self._http.post(f"{shop}/orders", json=body, timeout=_timeout(_ANSWER_SECONDS)):
-                    pass
-            await asyncio.sleep(self._chance.uniform(0, 0.2))
+            accepted = False
+            try:
+                async with self._http.post(f"{shop}/orders", json=body, timeout=_timeout(_ANSWER_SECONDS)) as answer:
+                    accepted = answer.status == 201
+            except (aiohttp.ClientError, TimeoutError):
+                await asyncio.sleep(0.5)
+            finally:
+                self._missing += not accepted
+            await asyncio.sleep(self._chance.uniform(0, 0.5))
 
     @contextlib.asynccontextmanager
     async def relaying(self, at: Mapping[str, str], note: Note | None) -> AsyncIterator[None]:

@@ -53,6 +53,13 @@ REPLAY_WAITS_SECONDS = (0, 10, 25)
 START_SECONDS = 60
 SETTLE_SECONDS = 300
 """Longest time until an order settles."""
+_POISON_ORDER = "ORD-POISON"
+_FAULTS = {
+    "strict": ("--fault-mode", "strict", "--faults"),
+    "all": ("--faults",),
+    # The first attempt is the last one: a second would meet the claim of the first, and not run.
+    "poison": ("--config", "maxAttempts=1", "--fault-mode", "poison", "--faults"),
+}
 
 
 class DrillError(Exception):
@@ -63,8 +70,10 @@ class Drill:
     """One drill. Everything that it leaves is in its folder."""
 
     def __init__(self, orders: int, seed: int, folder: Path, database_url: str, console: Console) -> None:
-        self._orders = [(f"ORD-{number:06}", f"customer-{number}@example.com") for number in range(orders)]
-        self._poison = ("ORD-POISON", POISON)
+        self._count = orders
+        # More than are accepted: a customer whose order fails does not send it again, but another one orders.
+        self._addresses = {f"ORD-{n:06}": f"customer-{n}@example.com" for n in range(3 * orders + 100)}
+        self._addresses[_POISON_ORDER] = POISON
         self._seed = seed
         self._random = random.Random(seed)
         self._folder = folder
@@ -78,15 +87,15 @@ class Drill:
     async def run(self) -> int:
         """Runs the drill. Returns 1 if something was lost, oversold, or repeated without a fault that explains it."""
         await self._prepare()
-        strict = max(1, round(len(self._orders) * STRICT_SHARE))
+        strict = max(1, round(self._count * STRICT_SHARE))
+        orders = iter(self._addresses.items())
         async with aiohttp.ClientSession() as self._http:
-            await self._phase("strict", self._orders[:strict], kills=False)
-            if self._orders[strict:]:
-                await self._phase("all", self._orders[strict:], kills=True)
-            await self._phase("poison", [self._poison], kills=False)
+            await self._phase("strict", orders, strict, kills=False)
+            if strict < self._count:
+                await self._phase("all", orders, self._count - strict, kills=True)
+            await self._phase("poison", iter([(_POISON_ORDER, POISON)]), 1, kills=False)
         faults = self._faults.entries()
-        addresses = dict([*self._orders, self._poison])
-        result = account(self._effects, addresses, faults, self._dead_letters, self._left)
+        result = account(self._effects, self._addresses, faults, self._dead_letters, self._left)
         self._console.print(table(f"Drill with seed {self._seed}", result, faults, self._attempts()))
         return int(result.failed)
 
@@ -94,16 +103,16 @@ class Drill:
         await prepare_database(Processes(ROOT / "handler"), self._effects.database_url)
         if await asyncio.to_thread(self._shop.orders):
             raise DrillError("the database contains orders; a drill breaks connections, so it needs an empty database")
-        await asyncio.to_thread(self._shop.stock_up, [order for order, _ in (*self._orders, self._poison)])
+        await asyncio.to_thread(self._shop.stock_up, self._addresses)
 
-    async def _phase(self, mode: str, orders: list[tuple[str, str]], *, kills: bool) -> None:
-        """Places these orders under faults, then lets all settle without faults and replays the dead letters."""
-        customers = Customers(orders, self._http, self._random)
-        until = time.monotonic() + FAULT_SECONDS + len(orders)
+    async def _phase(self, mode: str, orders: Iterator[tuple[str, str]], count: int, *, kills: bool) -> None:
+        """Places orders under faults, then lets all settle without faults and replays the dead letters."""
+        customers = Customers(orders, count, self._http, self._random)
+        until = time.monotonic() + FAULT_SECONDS + count
         breaking = asyncio.create_task(self._break_database()) if kills else None
         try:
             while time.monotonic() < until:
-                async with self._cloud("--faults", f"{mode}:{self._seed + self._starts}".removeprefix("all:")) as at:
+                async with self._cloud(*_FAULTS[mode], f"{self._seed + self._starts}") as at:
                     try:
                         async with asyncio.timeout(self._random.uniform(*KILL_EVERY_SECONDS) if kills else None):
                             await customers.place(at)
@@ -221,7 +230,7 @@ class Drill:
     def _bar(self, doing: str, total: int = 0) -> Iterator[Callable[[int], None]]:
         columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
-            bar = progress.add_task(doing, total=total or TASKS_PER_ORDER * (len(self._orders) + 1))
+            bar = progress.add_task(doing, total=total or TASKS_PER_ORDER * (self._count + 1))
             yield lambda completed: progress.update(bar, completed=completed)
 
     def _attempts(self) -> int:
