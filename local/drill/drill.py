@@ -176,16 +176,18 @@ class Drill:
         with self._bar(doing) as show:
             try:
                 async with asyncio.timeout(SETTLE_SECONDS), customers.relaying(at, note):
-                    while await self._unsettled(at):
-                        show(sum(self._effects.done().values()))
+                    unsettled = True
+                    while unsettled:
                         await asyncio.sleep(0.25)
+                        unsettled = await self._unsettled(at, show)
             except TimeoutError:
                 raise DrillError(f"an order never settles ({doing})") from None
 
-    async def _unsettled(self, at: dict[str, str]) -> bool:
+    async def _unsettled(self, at: dict[str, str], show: Callable[[int], None]) -> bool:
         try:
+            show(sum((await asyncio.to_thread(self._effects.done)).values()))
             unsent = await asyncio.to_thread(self._shop.unsent)
-        except SQLAlchemyError:
+        except SQLAlchemyError:  # the database is one of the things that break
             return True
         return unsent or bool(await self._tasks(at, at["queue"]))
 
