@@ -31,7 +31,7 @@ from local.lines import lines
 from local.preview import preview
 from local.program import PROJECT, ROOT, ProgramError, evaluate
 from local.program.declared import Declared, declared
-from local.program.local_stack import local_configuration
+from local.program.local_stack import local_configuration, needed_variables
 from local.report import Report
 from local.sinks.effects import Effects
 from local.sinks.shop import order_ids
@@ -66,7 +66,8 @@ def main() -> int:
                 faults = Faults(arguments.faults, folder / "faults.jsonl", mode=arguments.fault_mode)
                 database_url = arguments.database_url or overrides.get(f"{PROJECT}:databaseUrl", "")
                 effects = Effects(folder, faults, database_url)
-                effects.warehouse.secret = overrides.get(f"{PROJECT}:warehouseSecret", effects.warehouse.secret)
+                own_secret = effects.web_services.warehouse_secret
+                effects.web_services.warehouse_secret = overrides.get(f"{PROJECT}:warehouseSecret", own_secret)
                 runtime = _runtime(arguments, program, folder, effects.database_file)
                 report = Report(program.exports["queue"], console, time.monotonic)
                 cloud = Cloud(
@@ -219,7 +220,7 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, conso
                 failed = await _send(arguments.orders, cloud, stop) != 0
                 await _idle(cloud, stop)
             dead_letters = cloud.dead_letters()
-            console.print(report.table(dead_letters, cloud.effects.done() if committed else {}))
+            console.print(report.table(dead_letters, cloud.effects.done(needed_variables(), committed)))
         elif arguments.exit_when_idle:
             await _idle(cloud, stop)
         if arguments.exit_when_idle:

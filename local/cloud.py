@@ -33,7 +33,7 @@ from local.identity import Identity, new_key
 from local.own_machine import ALSO_HOST, json_bodies, own_machine
 from local.program import ProgramError
 from local.program.declared import Declared
-from local.sinks.effects import PLACEHOLDERS, Effects
+from local.sinks.effects import Effects
 from local.web_app import WebApp
 
 log = logging.getLogger("local.cloud")
@@ -191,11 +191,12 @@ class Cloud:
         self._declare_queues()
         batches = Batches(self.tasks, self.store, self._clock)
         api = Api(self.tasks, batches, faults=self._faults)
-        addresses = await started.enter_async_context(self.effects.serving())
-
         handler = f"serviceAccount:{program.handler_account}"
         handlers_port = await _serve_grpc(started, Api(self.tasks, batches, handler, self._faults), 0, "the handlers")
-        self._instances = self._new_instances({**addresses, "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{handlers_port}"})
+        environment = await started.enter_async_context(self.effects.serving(program.service.environment))
+        self._instances = self._new_instances(
+            {**environment, "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{handlers_port}"}
+        )
         self._faults.actions |= {
             "handler killed": self._instances.kill_one,
             "handlers killed": self._instances.kill_all,
@@ -249,25 +250,14 @@ class Cloud:
         for path in self.tasks.queues.undeclared():
             log.warning("The program no longer declares %s: its tasks stay in the state folder and are not sent", path)
 
-    def _new_instances(self, addresses: Mapping[str, str]) -> Instances | RunningHandler:
-        """Creates the instances, none started. `addresses`: environment variables for the services that they call."""
+    def _new_instances(self, environment: Mapping[str, str]) -> Instances | RunningHandler:
+        """Creates the instances, none started."""
         if isinstance(self._runtime, RunningHandler):
             return self._runtime
         service = self.program.service
-        environment = {
-            **service.environment,
-            **{
-                name: value
-                for name, value in addresses.items()
-                if service.environment.get(name) in PLACEHOLDERS.values()
-            },
-            "K_SERVICE": service.name,
-            "K_REVISION": f"{service.name}-local",
-            "CLOUD_TASKS_EMULATOR_HOST": addresses["CLOUD_TASKS_EMULATOR_HOST"],
-        }
         return Instances(
             self._runtime,
-            environment,
+            {**environment, "K_SERVICE": service.name, "K_REVISION": f"{service.name}-local"},
             max_instances=service.max_instances,
             concurrency=service.concurrency,
         )

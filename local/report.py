@@ -67,7 +67,9 @@ class Report(Listener):
                 self._changed = lambda: None
 
     def table(self, dead_letters: Iterable[Message], effects: Mapping[str, int]) -> Table:
-        """Returns the counts, one row for each action and one for all. `effects`: action -> number of effects."""
+        """Returns the counts, one row for each action and one for all.
+
+        `effects`: action -> number of effects, for the actions whose effects are known."""
         dead = collections.Counter(map(_action, dead_letters))
         settled = self.total(Event.PROCESSED) + self.total(Event.GONE)
         caption = f"{settled} settled in {self._last - self._first:.1f} s"
@@ -80,7 +82,7 @@ class Report(Listener):
                 action,
                 counts[Event.CREATED],
                 counts[Event.PROCESSED] - dead[action],
-                effects.get(action, 0),
+                effects.get(action),
                 counts[Event.RETRIED],
                 dead[action],
                 counts[Event.GONE],
@@ -88,9 +90,9 @@ class Report(Listener):
             for action, counts in sorted(self._counts.items())
         ]
         for action, *counts in rows:
-            table.add_row(Text(action), *map(str, counts))
+            table.add_row(Text(action), *("-" if count is None else str(count) for count in counts))
         table.add_section()
-        table.add_row("all", *(str(sum(column)) for column in list(zip(*rows, strict=True))[1:]))
+        table.add_row("all", *(str(sum(filter(None, column))) for column in list(zip(*rows, strict=True))[1:]))
         return table
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from local.faults import REPEATING
 from local.sinks.effects import Effects
+from local.sinks.web_services import SIGNED
 
 Entry = Mapping[str, Any]
 """An entry of a journal."""
@@ -43,7 +44,7 @@ def account(
 ) -> Account:
     """Compares what was committed with what happened. `addresses`: the customer of each order."""
     committed = effects.shop.orders()
-    mails, notifications = effects.mail_server.mails.entries(), effects.warehouse.notifications.entries()
+    mails, notifications = effects.mail_server.mails.entries(), effects.web_services.calls(SIGNED)
     sold = effects.shop.sold()
     lost = (
         len({addresses[order] for order in committed} - {mail["to"] for mail in mails})

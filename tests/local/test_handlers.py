@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from pulumi_gcp import cloudrunv2
 
 from docs.pages.stack import EXAMPLE
 from local.preview import preview
-from local.program import ROOT, ProgramError, evaluate, local_stack, run_file, stack_configuration
+from local.program import PROJECT, ROOT, ProgramError, evaluate, local_stack, run_file, stack_configuration
 from local.program.declared import declared
 from tests.local.running import LocalCloud, copy_of_checkout, edit, request, running, total, up, wait_for
 
@@ -198,22 +198,49 @@ def test_a_secret_of_the_command_line_reaches_the_handler(script: Path) -> None:
         assert deliveries(cloud, 1)[0]["message"] == smtp_url
 
 
-def test_each_secret_of_a_stack_has_a_local_value_and_reaches_the_handler_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stack = tmp_path / "Pulumi.dev.yaml"
-    stack.write_text(
-        (ROOT / "Pulumi.dev.yaml").read_text()
-        + "  cloud-run-tasks:secrets: {REFUND_KEY: {secure: AAAA}, OTHER: {secure: AAAA}}\n"
-        + "  cloud-run-tasks:environment: {BUCKET: images}\n"
-    )
-    (tmp_path / "settings.py").symlink_to(ROOT / "settings.py")
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout whose configuration, settings and contract a test may change."""
+    (tmp_path / "handler").mkdir()
+    for name in ("Pulumi.dev.yaml", "Pulumi.prod.yaml", "settings.py", "handler/contract.json"):
+        shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(local_stack, "ROOT", tmp_path)
     monkeypatch.setattr(local_stack, "stack_configuration", lambda stack: stack_configuration(stack, tmp_path))
-    config, secrets = local_stack.local_configuration("dev", {"cloud-run-tasks:secrets.OTHER": "given"})
-    environment = declared(evaluate(config=config, secrets=secrets)).service.environment
+    return tmp_path
+
+
+def local_environment(stack: str, **overrides: str) -> Mapping[str, str]:
+    config, secrets = local_stack.local_configuration(stack, {f"{PROJECT}:{k}": t for k, t in overrides.items()})
+    return declared(evaluate(stack=stack, config=config, secrets=secrets)).service.environment
+
+
+def test_each_secret_of_a_stack_has_a_local_value_and_reaches_the_handler_by_name(checkout: Path) -> None:
+    with (checkout / "Pulumi.dev.yaml").open("a") as stack:
+        stack.write("  cloud-run-tasks:secrets: {REFUND_KEY: {secure: AAAA}, OTHER: {secure: AAAA}}\n")
+        stack.write("  cloud-run-tasks:environment: {BUCKET: images}\n")
+    environment = local_environment("dev", **{"secrets.OTHER": "given"})
     assert (environment["OTHER"], environment["BUCKET"]) == ("given", "images")
     assert re.fullmatch("local-[0-9a-f]{32}", environment["REFUND_KEY"])
+
+
+def need(variable: str, pattern: str, *, secret: bool = False) -> dict[str, object]:
+    return {"variable": variable, "meaning": "", "accepts": f"/{pattern}/", "pattern": pattern, "secret": secret}
+
+
+def test_whatever_an_action_needs_has_a_local_value_and_no_deployed_service_is_called(checkout: Path) -> None:
+    contract = json.loads((checkout / "handler/contract.json").read_text())
+    needs = [need("REFUND_URL", "https?://.+"), need("REFUND_KEY", ".{16,}", secret=True), need("LIMIT", "[0-9]+")]
+    contract["actions"]["issue_refund"] = {"message": {}, "needs": needs, "maxAttempts": None}
+    (checkout / "handler/contract.json").write_text(json.dumps(contract))
+    with (checkout / "Pulumi.prod.yaml").open("a") as stack:
+        stack.write("  cloud-run-tasks:environment: {REFUND_URL: https://refunds.example, LIMIT: '5'}\n")
+    environment = local_environment("prod")
+    assert (environment["REFUND_URL"], environment["LIMIT"]) == ("http://local/REFUND_URL", "5")
+    assert re.fullmatch("local-[0-9a-f]{32}", environment["REFUND_KEY"])
+    given = local_environment("prod", environment='{"LIMIT": "8"}', **{"environment.REFUND_URL": "http://127.0.0.1:1/"})
+    assert (given["REFUND_URL"], given["LIMIT"]) == ("http://127.0.0.1:1/", "8")
+    with pytest.raises(ProgramError, match=r"LIMIT needs /\[0-9\]\+/.*; add --config environment.LIMIT=VALUE"):
+        local_environment("dev")
 
 
 def test_a_secret_that_the_program_does_not_accept_is_refused_without_being_shown() -> None:

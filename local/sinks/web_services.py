@@ -1,4 +1,4 @@
-"""The warehouse that is notified of orders. It stores a notification before it acknowledges it."""
+"""The web services that actions call, such as the warehouse. Stores a call before it acknowledges it."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import hmac
 import json
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 from aiohttp import web
 
@@ -14,24 +15,30 @@ from local.faults import Faults
 from local.journal import Journal
 from local.own_machine import own_machine
 
+SIGNED = "WAREHOUSE_URL"
+"""The service that takes signed calls only."""
 _BUSY_SECONDS = 3.0
 
 
-class Warehouse:
-    """Accepts every notification that is signed with its secret, unless a fault is drawn."""
+class WebServices:
+    """Serves each variable that holds a URL at a path of its own, and accepts every call unless a fault is drawn."""
 
-    def __init__(self, notifications: Journal, faults: Faults) -> None:
-        """`notifications`: gets an entry for each notification, with its Idempotency-Key (`id`) and its `order`."""
-        self.notifications = notifications
-        self.secret = secrets.token_hex(16)
+    def __init__(self, calls: Journal, faults: Faults) -> None:
+        """`calls`: gets an entry for each call: variable (`to`), Idempotency-Key (`id`) and order id (`order`)."""
+        self._calls = calls
+        self.warehouse_secret = secrets.token_hex(16)
         self._faults = faults
         self._busy_until = 0.0
 
+    def calls(self, variable: str) -> list[dict[str, Any]]:
+        """Returns the calls of the service at the URL of a variable."""
+        return [call for call in self._calls.entries() if call["to"] == variable]
+
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
-        """Listens on a free port, and yields the warehouse's URL."""
+        """Listens on a free port, and yields the URL to which a variable's name is added."""
         application = web.Application(middlewares=[own_machine])
-        application.router.add_post("/", self._notify)
+        application.router.add_route("*", "/{variable}{rest:(/.*)?}", self._take)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await runner.setup()
         try:
@@ -40,7 +47,7 @@ class Warehouse:
         finally:
             await runner.cleanup()
 
-    async def _notify(self, request: web.Request) -> web.Response:
+    async def _take(self, request: web.Request) -> web.Response:
         effect = request.headers.get("Idempotency-Key")
         fault = self._faults.draw("warehouse", effect)
         now = asyncio.get_running_loop().time()
@@ -57,15 +64,24 @@ class Warehouse:
         if fault == "connection closed":
             _hang_up(request)
             return web.Response()
-        signature = "sha256=" + hmac.new(self.secret.encode(), body, hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(request.headers.get("X-Signature", ""), signature):
+        variable = request.match_info["variable"]
+        signature = "sha256=" + hmac.new(self.warehouse_secret.encode(), body, hashlib.sha256).hexdigest()
+        if variable == SIGNED and not hmac.compare_digest(request.headers.get("X-Signature", ""), signature):
             return web.Response(status=401, text="X-Signature is not the body's signature with this warehouse's key.\n")
-        self.notifications.add({"id": effect, "order": json.loads(body)["orderId"]})
+        self._calls.add({"to": variable, "id": effect or secrets.token_hex(8), "order": _order(body)})
         if fault == "answer lost":
             _hang_up(request)
         elif fault == "answered late":
             await self._faults.late()
-        return web.Response(status=204)
+        return web.json_response({})
+
+
+def _order(body: bytes) -> str:
+    """Returns the order's id, or nothing if the body contains none."""
+    try:
+        return str(json.loads(body)["orderId"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
 
 
 def _hang_up(request: web.Request) -> None:
