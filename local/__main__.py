@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import ipaddress
 import json
 import logging
@@ -43,6 +44,7 @@ log = logging.getLogger("local")
 
 def main() -> int:
     started = time.monotonic()
+    gc.disable()  # the start makes many objects that stay: looking through them takes a third of it
     keep_open()
     arguments = _arguments()
     console = Console(stderr=True)
@@ -56,7 +58,7 @@ def main() -> int:
         config, secrets = local_configuration(arguments.stack, overrides)
         if arguments.command == "preview":
             evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, preview=True)
-            Console().print(*preview(arguments.stack, evaluation), no_wrap=True, overflow="ignore", crop=False)
+            Console(width=500).print(*preview(arguments.stack, evaluation))
             return 0
         with open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
             ports = ports_of(store, arguments.port)
@@ -68,7 +70,8 @@ def main() -> int:
                 effects = Effects(folder, faults, database_url)
                 own_secret = effects.web_services.warehouse_secret
                 effects.web_services.warehouse_secret = overrides.get(f"{PROJECT}:warehouseSecret", own_secret)
-                runtime = _runtime(arguments, program, folder, effects.database_file)
+                context = ROOT / config.get(f"{PROJECT}:handlerContext", "handler")
+                runtime = _runtime(arguments, program, context, folder, effects.database_file)
                 report = Report(program.exports["queue"], console, time.monotonic)
                 cloud = Cloud(
                     program,
@@ -82,7 +85,7 @@ def main() -> int:
                     report,
                     arguments.host or "",
                 )
-                return asyncio.run(_up(cloud, report, arguments, console, started))
+                return asyncio.run(_up(cloud, folder, report, arguments, console, started))
     except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
@@ -91,9 +94,9 @@ def main() -> int:
 
 
 def _runtime(
-    arguments: argparse.Namespace, program: Declared, folder: Path, database: Path | None
+    arguments: argparse.Namespace, program: Declared, context: Path, folder: Path, database: Path | None
 ) -> Runtime | RunningHandler:
-    """Return how the handler runs. `folder`: the state's. `database`: SQLite's file."""
+    """Return how the handler runs. `context`: the folder of its code. `folder`: the state's. `database`: SQLite's."""
     service = program.service
     if arguments.handler:
         if arguments.handler.startswith(("http://", "https://")):
@@ -105,11 +108,12 @@ def _runtime(
         return Containers.pulled(program.image, service.name, folder, database)
     if not program.build:
         log.warning(
-            "The stack runs the image %s. Here the code in handler/ runs instead. To run the image, add --container; "
+            "The stack runs the image %s. Here the code in %s/ runs instead. To run the image, add --container; "
             "to build one, add --container --config image=",
             program.image,
+            os.path.relpath(context, ROOT),
         )
-    return Processes(program.context)
+    return Processes(context)
 
 
 def _drill(arguments: argparse.Namespace, console: Console) -> int:
@@ -196,7 +200,9 @@ def _setting(text: str) -> tuple[str, str]:
     return key if ":" in key else f"{PROJECT}:{key}", value
 
 
-async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, console: Console, started: float) -> int:
+async def _up(
+    cloud: Cloud, folder: Path, report: Report, arguments: argparse.Namespace, console: Console, started: float
+) -> int:
     """Serves until a signal, or until all is done and nobody waits. Returns the exit code."""
     stop = asyncio.Event()
 
@@ -213,6 +219,8 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, conso
         cloud.store.set_fact("ports", json.dumps(dataclasses.asdict(cloud.ports)))
         if arguments.json:
             print(json.dumps(cloud.addresses()), flush=True)  # noqa: T201 - its one line of output
+        gc.freeze()
+        gc.enable()
         log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
         if arguments.orders:
             committed = await cloud.commit(order_ids(arguments.orders))
@@ -226,8 +234,8 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, conso
         if arguments.exit_when_idle:
             failed |= report.total(Event.GONE) > 0 or cloud.store.open_tasks() > 0
         elif not stop.is_set():
-            with _local_env(cloud) as file:
-                console.print(_next_commands(cloud, file), markup=False, highlight=False, soft_wrap=True)
+            with _local_env(cloud, folder) as source:
+                console.print(_next_commands(cloud, source), markup=False, highlight=False, soft_wrap=True)
                 logging.getLogger("handler").setLevel(logging.INFO)
                 await stop.wait()
             log.info("Ending: waiting for the attempts in flight")
@@ -268,8 +276,10 @@ async def _idle(cloud: Cloud, stop: asyncio.Event) -> None:
 
 
 @contextlib.contextmanager
-def _local_env(cloud: Cloud) -> Iterator[Path]:
-    """A file for other terminals to source: it points producers, operators and gcloud to this cloud."""
+def _local_env(cloud: Cloud, folder: Path) -> Iterator[str]:
+    """Writes a file for other terminals to source, which points producers, operators and gcloud to this cloud.
+
+    It is in the state folder. `local.env` in the working directory leads to that of the newest local cloud."""
     at = cloud.addresses()
     variables = {
         **cloud.producer_environment(),
@@ -277,33 +287,38 @@ def _local_env(cloud: Cloud) -> Iterator[Path]:
         "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
         "CLOUDSDK_CORE_PROJECT": at["queue"].split("/")[1],
     }
-    file = Path("local.env")
+    file, link = folder.resolve() / "local.env", Path("local.env")
     file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
     try:
-        yield file
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+        shown = f". ./{link}    # or: . {shlex.quote(str(file))}, if another local cloud starts in this folder"
+    except OSError:  # such as a folder that may not be written
+        shown = f". {shlex.quote(str(file))}"
+    try:
+        yield shown
     finally:
         file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if link.readlink() == file:
+                link.unlink()
 
 
-def _next_commands(cloud: Cloud, local_env: Path) -> str:
-    """Returns the commands to try next, in another terminal."""
+def _next_commands(cloud: Cloud, source: str) -> str:
+    """Returns the commands to try next, in another terminal. `source`: the command that sets the variables."""
     at = cloud.addresses()
     _, _, _, location, _, queue = at["queue"].split("/")
-    curl = (
-        f"""
-  curl {at["shop"]}/orders -d '{{"orderId": "ORD-2", "customerEmail": "grace@example.com"}}'
-  curl {at["shop"]}/orders/ORD-2"""
-        if "shop" in at
-        else ""
-    )
     token = f"curl -s '{at['issuer']}/token?email={at['invoker_email']}&audience={at['service_url']}'"
-    return f"""
-Serving until Ctrl-C. In another terminal:
-  . ./{local_env}
-  .venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com{curl}
-  curl -H "Authorization: Bearer $({token})" {at["service_url"]}/
-  gcloud tasks list --queue={queue} --location={location}
-"""
+    order = '{"orderId": "ORD-2", "customerEmail": "grace@example.com"}'
+    shop = [f"curl {at['shop']}/orders -d '{order}'", f"curl {at['shop']}/orders/ORD-2"] if "shop" in at else []
+    commands = [
+        source,
+        ".venv/bin/python -m order_tasks send --order-id ORD-1 --email ada@example.com",
+        *shop,
+        f'curl -H "Authorization: Bearer $({token})" {at["service_url"]}/',
+        f"gcloud tasks list --queue={queue} --location={location}",
+    ]
+    return "\nServing until Ctrl-C. In another terminal:\n" + "".join(f"  {command}\n" for command in commands)
 
 
 class ConsoleHandler(logging.Handler):

@@ -18,7 +18,9 @@ def preview(stack: str, evaluation: Evaluation) -> Iterator[Tree]:
     yield tree
     outputs = Tree(Text("Outputs"))
     for name, value in evaluation.exports.items():
-        outputs.add(Text(f"{name}: {_shown(value)}"))
+        missing = f"known after the deployment of {', '.join(evaluation.awaited[name])}"
+        shown = missing if value is None else value if isinstance(value, str) else json.dumps(value)
+        outputs.add(Text(f"{name}: {shown}"))
     yield outputs
 
 
@@ -28,9 +30,3 @@ def _label(resource: Resource) -> Text:
     type_ = f"{package}.{module.partition('/')[0]}.{kind}".replace(".index.", ".")
     name = resource.inputs.get("name", "")
     return Text.assemble((type_, "bold"), f" {resource.name}", f" ({name})" if isinstance(name, str) and name else "")
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "known after the deployment"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -6,7 +6,6 @@ These are queues, jobs, accounts, grants, secrets and the Cloud Run service with
 import base64
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
@@ -14,7 +13,7 @@ from google.protobuf import json_format
 from local.cloud_run.front_door import Service
 from local.cloud_scheduler import Job
 from local.cloud_tasks.messages import Message, QueueMessage
-from local.program import ROOT, Evaluation, ProgramError, Resource
+from local.program import Evaluation, ProgramError, Resource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +37,6 @@ class Declared:
     exports: Mapping[str, Any]
     jobs: tuple[Job, ...] = ()
     """Jobs of Cloud Scheduler."""
-
-    @property
-    def context(self) -> Path:
-        """Folder of the handler's code."""
-        return ROOT / (str(self.build["context"]) if self.build else "handler")
 
     def grants(self, queue: str) -> list[tuple[str, str]]:
         """Role and member of each grant on a queue (full path)."""

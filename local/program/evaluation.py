@@ -13,7 +13,7 @@ import json
 import logging
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Evaluation:
     """By URN, in the order of declaration."""
     exports: Mapping[str, Any]
     """Exported values; None if unknown in a preview."""
+    awaited: Mapping[str, Sequence[str]]
+    """The names of the resources that each export waits for."""
 
     def of_type(self, token: str) -> list[Resource]:
         return [resource for resource in self.resources.values() if resource.type == token]
@@ -142,14 +144,19 @@ def _evaluate(
             else:
                 program()
 
-        async def run_and_resolve() -> dict[str, Any]:
+        async def run_and_resolve() -> Evaluation:
             await run_pulumi_func(run)
             root = get_root_resource()
             assert isinstance(root, Stack)
-            return {name: await pulumi.Output.from_input(value).future() for name, value in root.outputs.items()}
+            exports: dict[str, Any] = {}
+            awaited: dict[str, list[str]] = {}
+            for name, value in root.outputs.items():
+                output = pulumi.Output.from_input(value)
+                exports[name] = await output.future()
+                awaited[name] = sorted(each.pulumi_resource_name for each in await output.resources())
+            return Evaluation(recorder.declared, exports, awaited)
 
-        exports = runner.run(run_and_resolve(), context=contextvars.copy_context())
-        return Evaluation(recorder.declared, exports)
+        return runner.run(run_and_resolve(), context=contextvars.copy_context())
 
 
 def _say_once(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

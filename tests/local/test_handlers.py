@@ -154,12 +154,17 @@ def test_a_folder_without_our_python_project_names_the_other_ways(tmp_path: Path
     assert "use --handler or --container" in run.stderr
 
 
-def test_a_stack_with_an_image_says_which_and_how_to_run_or_build_it() -> None:
+@pytest.mark.parametrize(
+    ("context", "code", "error"),
+    [("handler", 0, ""), ("examples/shop", 2, "error: the handler does not start: the handler cannot be started: ")],
+)
+def test_a_stack_with_an_image_says_which_and_how_to_run_or_build_it(context: str, code: int, error: str) -> None:
     image = f"us-docker.pkg.dev/p/r/task-handler@sha256:{'a' * 64}"
-    run = up("--config", f"image={image}", "--exit-when-idle")
-    assert run.returncode == 0, run.stderr
-    assert f"The stack runs the image {image}. Here the code in handler/ runs instead." in run.stderr
+    run = up("--config", f"image={image}", "--config", f"handlerContext={context}", "--exit-when-idle")
+    assert run.returncode == code, run.stderr
+    assert f"The stack runs the image {image}. Here the code in {context}/ runs instead." in run.stderr
     assert "--container --config image=" in run.stderr
+    assert error in run.stderr
 
 
 def test_several_services_are_refused_by_name() -> None:
@@ -257,7 +262,7 @@ def test_the_preview_shows_every_resource_and_output(capsys: pytest.CaptureFixtu
     titles = [line.removeprefix("### ").replace("`", "") for line in page.splitlines() if line.startswith("### ")]
     assert len(titles) > 20
     assert [title for title in titles if title not in shown] == []
-    assert "service_url: known after the deployment" in shown
+    assert "service_url: known after the deployment of handler " in shown
 
 
 def test_the_tutorials_service_gets_the_tasks_of_an_order(tmp_path: Path) -> None:

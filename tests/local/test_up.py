@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from tests.local.running import (
     LocalCloud,
     copy_of_checkout,
     edit,
+    end,
     kill,
+    read,
     request,
     running,
     total,
@@ -397,6 +400,31 @@ def test_a_log_that_cannot_be_written_ends_nothing() -> None:
         )
         assert (run.returncode, "tasks_grpc" in json.loads(run.stdout)) == (0, True)
     os.close(writer)
+
+
+def test_another_terminal_sources_local_env_and_sends_an_order_that_is_done(tmp_path: Path) -> None:
+    link, state = tmp_path / "local.env", tmp_path / "state"
+    link.symlink_to(tmp_path / "of-a-local-cloud-that-is-gone")
+    command = [sys.executable, "-m", "local", "up", "--state", str(state)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log: list[str] = []
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        reader = threading.Thread(target=read, args=(process.stderr, log), daemon=True)
+        reader.start()
+        try:
+            wait_for(lambda: any("gcloud tasks list" in line for line in log), lambda: "\n".join(log))
+            assert any(line.startswith(f"  . ./local.env    # or: . {state}/local.env") for line in log)
+            send = f". ./local.env && {sys.executable} -m order_tasks send --order-id ORD-1 --email ada@example.com"
+            assert subprocess.run(send, shell=True, cwd=tmp_path, timeout=PATIENCE, check=False).returncode == 0
+            wait_for(lambda: sum('"status":200' in line for line in log) == 3, lambda: "\n".join(log))
+            link.unlink()
+            link.symlink_to(tmp_path / "of-a-newer-local-cloud")
+        finally:
+            end(process)
+            reader.join(PATIENCE)
+    assert link.readlink() == tmp_path / "of-a-newer-local-cloud"
+    assert not (state / "local.env").exists()
 
 
 # Bad input
