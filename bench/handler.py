@@ -1,8 +1,9 @@
 """The handler against the tutorial's stack: Node and Express with the same contract and the same log lines.
 
 What: bench/express/ does what handler/ does with every effect simulated, and main() first holds both to the same
-answers and log lines. Both validate, read the delivery's headers and write a JSON line an order to a file. The last
-row has no other side: orders a second with the ledger on SQLite, a transaction an order, each order another.
+answers and log lines. Both validate, read the delivery's headers and write a JSON line an order to a file. The last two
+rows have effects, on a PostgreSQL that shares the caller's core, with the same statements in the same transactions: the
+stock (one transaction) and the warehouse (claim, a POST to a server that answers 204, record).
 How: one core for the server, the other for wrk, with keep-alive and as many callers as an instance takes by default.
 Each caller sends its next order when the last one is answered, as a busy queue does, so both sides have the same
 concurrency. Each run is a new process: its start until the first 200, a warm-up that does not count (Node compiles),
@@ -18,12 +19,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.rows import ROOT, RUNS, Row, Tool, in_turn, show
-from local.sinks.shop import Shop
+import psycopg
+
+from bench.postgresql import server
+from bench.rows import ROOT, Row, Tool, in_turn, show
 
 PYTHON = str(ROOT / "handler/.venv/bin/python")
 TOOLS = (
@@ -54,7 +58,7 @@ VARIABLES = {
     "GOOGLE_CLOUD_PROJECT": "shop",
     "SIMULATE_EFFECTS": "true",
 }
-ORDERS = 40_000
+ORDERS = 60_000
 """Committed before the load: more than the handler can process in SECONDS."""
 
 
@@ -77,7 +81,13 @@ def main() -> Iterator[Row]:
         yield Row("handler: 99th percentile", "ms", "≤", 0.5, [r.p99 for r in ours], [r.p99 for r in theirs])
         yield Row("handler: memory", "MiB", "≤", 0.4, [r.memory for r in ours], [r.memory for r in theirs])
         yield Row("handler: start to first 200", "ms", "≤", 1.5, [r.start for r in ours], [r.start for r in theirs])
-        yield Row("handler: with the ledger", "orders/s", "≥", 1500, [_with_ledger(Path(folder)) for _ in range(RUNS)])
+        with server() as postgresql:
+            for action in ("update_inventory", "notify_warehouse"):
+                one, other = in_turn(
+                    partial(_with_effects, HANDLER, action, postgresql, Path(folder)),
+                    partial(_with_effects, EXPRESS, action, postgresql, Path(folder)),
+                )
+                yield Row(f"handler: {action} on PostgreSQL", "orders/s", "≥", 1.5, one, other)
 
 
 def _run(command: Sequence[str], folder: Path) -> Run:
@@ -88,17 +98,53 @@ def _run(command: Sequence[str], folder: Path) -> Run:
     return Run(start, rate, p99, int(resident.split()[1]) / 1024)
 
 
-def _with_ledger(folder: Path) -> float:
-    with tempfile.TemporaryDirectory(dir=folder) as database:
-        url = f"sqlite:///{database}/shop.db"
-        variables = {**VARIABLES, "DATABASE_URL": url}
+def _with_effects(command: Sequence[str], action: str, postgresql: str, folder: Path) -> float:
+    """Orders a second whose effects happened, on a new database."""
+    url = f"{postgresql}bench"
+    with _warehouse(folder) as warehouse:
+        variables = {
+            **VARIABLES,
+            "DATABASE_URL": url,
+            "DATABASE_POOL": "4",
+            "WAREHOUSE_URL": warehouse if action == "notify_warehouse" else "",
+            "WAREHOUSE_SECRET": "a-secret-of-the-warehouse",
+        }
+        _run_sql(postgresql + "postgres", "DROP DATABASE IF EXISTS bench", "CREATE DATABASE bench")
         subprocess.run([PYTHON, "-m", "order_handler.schema"], env={**os.environ, **variables}, check=True)
-        Shop(url).commit(f"ORD-{number}" for number in range(1, ORDERS + 1))
-        with _serving(HANDLER, variables, folder):
-            rate, _ = _load(SECONDS)
-        sold = sum(Shop(url).sold())
-    assert sold >= rate * SECONDS * 0.99, f"only {sold} pieces were sold: orders were not processed"
+        _run_sql(
+            url,
+            f"INSERT INTO orders SELECT 'ORD-' || i FROM generate_series(1, {ORDERS}) i",
+            f"INSERT INTO order_lines SELECT 'ORD-' || i, 'SKU-' || i, 1 FROM generate_series(1, {ORDERS}) i",
+            f"INSERT INTO stock SELECT 'SKU-' || i, 10 FROM generate_series(1, {ORDERS}) i",
+            "ANALYZE",
+        )
+        with _serving(command, variables, folder):
+            rate, _ = _load(SECONDS, action)
+        [done] = _run_sql(url, "SELECT count(*) FROM effects WHERE done_at IS NOT NULL")
+    assert done >= rate * SECONDS * 0.99, f"only {done} effects happened"
     return rate
+
+
+def _run_sql(url: str, *statements: str) -> list[int]:
+    """Runs each statement, and returns the first value of each that has one."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        ran = [connection.execute(statement) for statement in statements]
+        return [row[0] for each in ran if each.description and (row := each.fetchone())]
+
+
+@contextmanager
+def _warehouse(folder: Path) -> Iterator[str]:
+    """A server that answers 204 to everything, on the callers' core."""
+    program = "require('http').createServer((q, a) => q.resume().on('end', () => a.writeHead(204).end())).listen(%d)"
+    with (folder / "warehouse.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["taskset", "-c", str(CALLER_CORE), "node", "-e", program % (PORT + 1)], stdout=log, stderr=log
+        )
+        try:
+            yield f"http://127.0.0.1:{PORT + 1}/"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @contextmanager
@@ -133,10 +179,11 @@ def _answers() -> bool:
         connection.close()
 
 
-def _load(seconds: int) -> tuple[float, float]:
+def _load(seconds: int, action: str = "update_inventory") -> tuple[float, float]:
     """Orders a second, and milliseconds below which 99 of 100 were answered."""
     threads = ["-t1", f"-c{CALLERS}", f"-d{seconds}s", "--timeout", "10s"]
-    command = ["taskset", "-c", str(CALLER_CORE), "wrk", *threads, "-s", "bench/order.lua", f"http://127.0.0.1:{PORT}"]
+    wrk = ["wrk", *threads, "-s", "bench/order.lua", f"http://127.0.0.1:{PORT}", action]
+    command = ["taskset", "-c", str(CALLER_CORE), *wrk]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     went = json.loads(ended.stdout.splitlines()[-1])
     assert went["failed"] == 0, f"{went['failed']} of {went['orders']} orders failed"

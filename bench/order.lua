@@ -1,5 +1,10 @@
 -- wrk: orders as Cloud Tasks delivers them, each another one, and one line of JSON about how it went.
 local made = 0
+local action = "update_inventory"
+
+function init(arguments)
+  action = arguments[1] or action
+end
 
 function request()
   made = made + 1
@@ -8,13 +13,13 @@ function request()
     ["Content-Type"] = "application/json",
     ["User-Agent"] = "Google-Cloud-Tasks",
     ["X-CloudTasks-QueueName"] = "cloud-run-tasks",
-    ["X-CloudTasks-TaskName"] = "0f1e2d3c4b5a6978-update_inventory-" .. id,
+    ["X-CloudTasks-TaskName"] = "0f1e2d3c4b5a6978-" .. action .. "-" .. id,
     ["X-CloudTasks-TaskRetryCount"] = "0",
     ["X-CloudTasks-TaskExecutionCount"] = "0",
     ["X-CloudTasks-TaskETA"] = "1767225600.123456",
     ["X-Cloud-Trace-Context"] = "105445aa7843bc8bf206b12000100000/1;o=1",
   }
-  local body = '{"orderId": "' .. id .. '", "action": "update_inventory", "customerEmail": "ada@example.com"}'
+  local body = '{"orderId": "' .. id .. '", "action": "' .. action .. '", "customerEmail": "ada@example.com"}'
   return wrk.format("POST", "/process-order", headers, body)
 end
 

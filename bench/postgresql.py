@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -61,7 +62,7 @@ def server(*options: str) -> Iterator[str]:
                     continue
             yield f"postgresql://shop@127.0.0.1:{port}/"
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # a fast shutdown: it waits for no client
             server.wait(PATIENCE)
     finally:
         shutil.rmtree(folder)
