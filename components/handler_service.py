@@ -147,6 +147,13 @@ class HandlerService(pulumi.ComponentResource):
                             "timeout_seconds": 1,
                             "failure_threshold": 60,
                         },
+                        # 503 for half a minute: the instance waits for something that never comes, and is replaced
+                        "liveness_probe": {
+                            "http_get": {"path": "/", "port": 8080},
+                            "period_seconds": 10,
+                            "timeout_seconds": 5,
+                            "failure_threshold": 3,
+                        },
                         "envs": environment,
                     }
                 ],
