@@ -215,7 +215,7 @@ class App:
 def _severity(attempt: Attempt, *, will_retry: bool) -> int:
     """Returns the level of an attempt's log line. `will_retry`: a failed order will be delivered again."""
     match attempt.end:
-        case End.PROCESSED | End.ALREADY_PROCESSED:
+        case End.PROCESSED | End.ALREADY_PROCESSED | End.CANCELLED:
             return logging.WARNING if attempt.trouble else logging.INFO
         case End.REFUSED:
             return logging.WARNING

@@ -13,13 +13,14 @@ from order_handler import logs, orders
 from order_handler.dead_letters import DeadLetters, Outcome, Stored
 from order_handler.delivery import Delivery
 from order_handler.effects import Effects
-from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
+from order_handler.errors import AlreadyProcessedError, CancelledEffectError, PermanentError, TransientError
 from order_handler.orders import Order
 
 
 class End(enum.Enum):
     PROCESSED = "processed"
     ALREADY_PROCESSED = "already-processed"
+    CANCELLED = "cancelled"
     DEAD_LETTERED = "dead-lettered"
     REFUSED = "refused"
     """A direct call failed permanently, and the caller is told why."""
@@ -108,6 +109,8 @@ class Attempts:
     async def _run(self, order: Order, delivery: Delivery | None) -> Attempt:
         try:
             return Attempt(End.PROCESSED, await orders.process(order, self._effects, delivery), order)
+        except CancelledEffectError as error:
+            return Attempt(End.CANCELLED, str(error), order)
         except AlreadyProcessedError as error:
             return Attempt(End.ALREADY_PROCESSED, str(error), order)
         except PermanentError as error:

@@ -13,5 +13,9 @@ class AlreadyProcessedError(Exception):
     """The effect happened in an earlier run, so there is nothing left to do."""
 
 
+class CancelledEffectError(AlreadyProcessedError):
+    """The web app cancelled the effect before any run had claimed it."""
+
+
 class BlockedError(Exception):
     """No task can be created now: the queue, the permission, the quota or the service is missing."""

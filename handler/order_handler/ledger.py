@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 
 from order_handler import deadline, logs
 from order_handler.database import Database
-from order_handler.errors import AlreadyProcessedError, TransientError
+from order_handler.errors import AlreadyProcessedError, CancelledEffectError, TransientError
 
 CLAIM_SECONDS = 30
 """How long a claim holds. An effect and the first try of its record take less."""
@@ -41,7 +41,9 @@ ON CONFLICT (order_id, action) DO UPDATE SET done_at = excluded.done_at
 WHERE effects.done_at IS NULL
 RETURNING token
 """
-_IS_DONE = "SELECT 1 FROM effects WHERE order_id = :order_id AND action = :action AND done_at IS NOT NULL"
+DONE_BY = "SELECT token FROM effects WHERE order_id = :order_id AND action = :action AND done_at IS NOT NULL"
+CANCELLED = "cancelled"
+"""The token of an effect that the web app cancelled."""
 _RELEASE = """
 DELETE FROM effects
 WHERE order_id = :order_id AND action = :action AND token = :token AND done_at IS NULL
@@ -52,6 +54,13 @@ RETURNING token
 def identity(order_id: str, action: str) -> str:
     """32 hex digits, the same for each repeat of an effect, so that its receiver can recognise a repeat."""
     return hashlib.sha256(f"{order_id}\0{action}".encode()).hexdigest()[:32]
+
+
+def nothing_to_do(order_id: str, action: str, token: str) -> AlreadyProcessedError:
+    """The error for an effect whose row in the table is done. `token`: that row's."""
+    if token == CANCELLED:
+        return CancelledEffectError(f"Cancelled: {action} for {order_id}")
+    return AlreadyProcessedError(f"Already processed: {action} for {order_id}")
 
 
 class Ledger:
@@ -88,8 +97,7 @@ class Ledger:
         key = {"order_id": order_id, "action": action}
         if await self._database.fetch(_CLAIM, {**key, "token": token}):
             return
-        if await self.is_done(order_id, action):
-            raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
+        await self.refuse_if_done(order_id, action)
         raise TransientError(f"Another run is at {action} for {order_id}")
 
     async def record(self, order_id: str, action: str, token: str) -> bool:
@@ -101,8 +109,10 @@ class Ledger:
         """Ends this run's claim. The claim of another run stays."""
         await self._database.fetch(_RELEASE, {"order_id": order_id, "action": action, "token": token})
 
-    async def is_done(self, order_id: str, action: str) -> bool:
-        return await self._database.fetch(_IS_DONE, {"order_id": order_id, "action": action}) is not None
+    async def refuse_if_done(self, order_id: str, action: str) -> None:
+        """Raises AlreadyProcessedError if the effect happened, or CancelledEffectError if it was cancelled."""
+        if done := await self._database.fetch(DONE_BY, {"order_id": order_id, "action": action}):
+            raise nothing_to_do(order_id, action, done[0])
 
     async def _record_until(self, end: float, order_id: str, action: str, token: str) -> None:
         """Records the effect. Whatever the database answers, it tries again until this moment of the loop's clock.

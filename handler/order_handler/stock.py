@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 
 from order_handler import deadline
 from order_handler.database import Database
-from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
-from order_handler.ledger import RECORD, Ledger
+from order_handler.errors import PermanentError, TransientError
+from order_handler.ledger import DONE_BY, RECORD, Ledger, nothing_to_do
 
 # Everything in one statement: one round trip. Its parts run in the order in which they read each other: rows of the
 # stock are locked in sorted order, so that no two orders wait for each other's items; then the effect is recorded,
@@ -63,8 +63,8 @@ class Stock:
             if recorded:
                 return
             # A second run may find too little because the first one has just taken it.
-            if known and await self._ledger.is_done(order_id, action):
-                raise AlreadyProcessedError(f"Already processed: {action} for {order_id}")
+            if known:
+                await self._ledger.refuse_if_done(order_id, action)
             raise _refusal(order_id, known=known, short=short)
 
 
@@ -72,7 +72,8 @@ def _take_in_steps(connection: Connection, values: Mapping[str, str]) -> None:
     """The same on SQLite, whose transactions run one after the other."""
     order_id = values["order_id"]
     if not connection.execute(text(RECORD), values).first():
-        raise AlreadyProcessedError(f"Already processed: {values['action']} for {order_id}")
+        done_by = connection.execute(text(DONE_BY), values).scalar_one()
+        raise nothing_to_do(order_id, values["action"], done_by)
     lines = connection.execute(_LINES, {"order_id": order_id}).all()
     for item, pieces in lines:
         if not connection.execute(_TAKE_ITEM, {"item": item, "pieces": pieces}).rowcount:

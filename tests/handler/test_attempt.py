@@ -16,7 +16,7 @@ from order_handler.database import Database
 from order_handler.dead_letters import DeadLetters
 from order_handler.effects import Effects
 from order_handler.environment import Environment
-from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
+from order_handler.errors import AlreadyProcessedError, CancelledEffectError, PermanentError, TransientError
 from order_handler.ledger import Ledger
 
 from tests.handler.calls import DELIVERED, DIRECT, LAST, REPLAYED, Answer, Handler, message
@@ -104,12 +104,14 @@ async def test_what_is_done_touches_no_dead_letter(
 
 
 @pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
-async def test_an_effect_that_happened_earlier_is_200_already_processed(
+async def test_an_effect_that_happened_earlier_or_was_cancelled_is_200_and_says_so(
     handler: Handler, deed: Deed, headers: dict[str, str]
 ) -> None:
-    deed.ends = [AlreadyProcessedError("done before")]
+    deed.ends = [AlreadyProcessedError("done before"), CancelledEffectError("not wanted")]
     answer = await order(handler, headers)
     assert (answer.status, answer.json) == (200, ALREADY_PROCESSED)
+    answer = await order(handler, headers)
+    assert (answer.status, answer.json) == (200, {**ALREADY_PROCESSED, "status": "cancelled"})
 
 
 async def test_a_transient_failure_is_left_to_the_queue_and_logs_its_reason_without_a_stack(

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 from order_handler.database import Database
-from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
+from order_handler.errors import AlreadyProcessedError, CancelledEffectError, PermanentError, TransientError
+from order_handler.ledger import Ledger
 from order_handler.stock import Stock
 from order_handler.tables import effects, order_lines, orders, stock
 from sqlalchemy import Connection, func, insert, select
@@ -51,6 +52,17 @@ async def test_a_second_run_takes_nothing(database: Database) -> None:
     with pytest.raises(AlreadyProcessedError, match="ORD-1"):
         await Stock(database).take("ORD-1", ACTION)
     assert await left(database) == {"cup": 4}
+
+
+async def test_a_cancelled_order_takes_nothing(database: Database) -> None:
+    await fill(database, {"cup": 5}, {"ORD-1": {"cup": 1}})
+    cancelled = {"order_id": "ORD-1", "action": ACTION, "token": "cancelled", "claimed_until": 0.0, "done_at": 0.0}
+    await database.run(lambda connection: connection.execute(insert(effects).values(cancelled)))
+    with pytest.raises(CancelledEffectError):
+        await Stock(database).take("ORD-1", ACTION)
+    with pytest.raises(CancelledEffectError):
+        await Ledger(database).claim("ORD-1", ACTION, "a run")
+    assert await left(database) == {"cup": 5}
 
 
 async def test_concurrent_duplicates_take_each_order_exactly_once(url: str, database: Database) -> None:
