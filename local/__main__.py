@@ -26,8 +26,8 @@ from local.cloud_run.containers import ContainerError, Containers
 from local.cloud_run.running_handler import RunningHandler
 from local.cloud_run.runtime import Command, Processes, Runtime
 from local.cloud_tasks.listener import Event
-from local.drill.drill import Drill, DrillError
-from local.faults import Faults
+from local.drill.drill import PHASES, Drill, DrillError
+from local.faults import MODES, Faults
 from local.lines import lines
 from local.preview import preview
 from local.program import PROJECT, ROOT, ProgramError, evaluate
@@ -118,7 +118,8 @@ def _runtime(
 
 def _drill(arguments: argparse.Namespace, console: Console) -> int:
     folder = Path(tempfile.mkdtemp(prefix="cloud-run-tasks-drill-"))
-    drill = Drill(arguments.orders, arguments.seed, folder, arguments.database_url, console)
+    phases = arguments.phases or list(PHASES)
+    drill = Drill(arguments.orders, arguments.seed, folder, arguments.database_url, console, phases)
     try:
         code = asyncio.run(drill.run())
     except KeyboardInterrupt:
@@ -146,6 +147,13 @@ def _arguments() -> argparse.Namespace:
     drill.add_argument("--orders", type=int, default=100, metavar="N", help="number of orders (default: 100)")
     drill.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the faults (default: 1)")
     drill.add_argument("--database-url", default="", metavar="URL", help="use this empty PostgreSQL instead of SQLite")
+    drill.add_argument(
+        "--phase",
+        dest="phases",
+        action="append",
+        choices=PHASES,
+        help="run this phase; can be repeated (default: all phases)",
+    )
     stack = argparse.ArgumentParser(add_help=False)
     stack.add_argument("--stack", default="dev", metavar="NAME", help="use Pulumi.NAME.yaml (default: dev)")
     stack.add_argument(
@@ -173,7 +181,7 @@ def _arguments() -> argparse.Namespace:
     )
     handler.add_argument("--container", action="store_true", help="run the handler's image with Docker, on Linux")
     up.add_argument("--faults", type=int, metavar="SEED", help="inject random faults, as the drill does")
-    up.add_argument("--fault-mode", default="all", choices=("all", "strict", "poison"), help=argparse.SUPPRESS)
+    up.add_argument("--fault-mode", default="all", choices=MODES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.command == "drill" and arguments.orders < 1:
         parser.error("--orders must be at least 1")

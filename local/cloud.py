@@ -5,9 +5,13 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import os
+import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Self
 
 import grpc
@@ -132,6 +136,15 @@ async def prepare_database(runtime: Runtime | RunningHandler, database_url: str)
     if code != 0:
         raise ProgramError("the handler's tables cannot be created; the line above says why")
     return True
+
+
+def _limit_files(size: int) -> None:
+    """Limits the size in bytes of the files that this process and its children write."""
+    if sys.platform == "linux":
+        own = os.getpid()
+        for pid in (own, *map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split())):
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 class Cloud:
@@ -266,9 +279,13 @@ class Cloud:
         """Kills the handlers, for a caller that exits at once."""
         self._instances.kill_all()
 
-    def _fill_disk(self) -> None:
-        self.store.set_full(True)
-        asyncio.get_running_loop().call_later(_FULL_SECONDS, self.store.set_full, False)
+    def _fill_disk(self) -> tuple[()]:
+        """Lets no file of the local cloud, its handlers and its shop be written for a while."""
+        _limit_files(0)
+        # A process that begins meanwhile inherits the limit: the second call meets it when it is a child.
+        for seconds in (_FULL_SECONDS, _FULL_SECONDS + 1):
+            asyncio.get_running_loop().call_later(seconds, _limit_files, resource.RLIM_INFINITY)
+        return ()
 
     def _has_shop(self) -> bool:
         """Returns whether the handler relays an outbox, and has the database that a web app shares with it."""

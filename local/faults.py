@@ -4,9 +4,10 @@ The seed determines the order of the draws. When each fault happens also depends
 """
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from local.journal import Journal
@@ -23,6 +24,7 @@ KINDS: Mapping[str, Mapping[str, int]] = {
     "create": {"refused": _OFTEN, "answer lost": _OFTEN, "web app killed": _OFTEN},
     "dispatch": {
         "connection refused": _OFTEN,
+        "connection lost": _OFTEN,
         "answer lost": _OFTEN,
         "delivered twice": _OFTEN,
         "handler killed": _OFTEN,
@@ -49,7 +51,8 @@ KINDS: Mapping[str, Mapping[str, int]] = {
         "answered late": _RARE,
     },
 }
-"""The kinds of fault at each place, with their weights. A lost or late answer belongs to a call that succeeded."""
+"""The kinds of fault at each place, with their weights. A lost or late answer belongs to a call that succeeded. A lost
+connection ends a call that may yet succeed."""
 REPEATING = frozenset(
     {
         ("dispatch", "handler killed"),
@@ -65,7 +68,16 @@ _STRICT = {
     place: {kind: weight for kind, weight in kinds.items() if (place, kind) not in REPEATING and weight == _OFTEN}
     for place, kinds in KINDS.items()
 }
+_STALLS = {
+    "dispatch": {"connection lost": _OFTEN, "handler frozen": _OFTEN, "disk full": _SOME, "clock jumped": _SOME},
+    "mail": {"refused": _OFTEN, "silent": _SOME, "answered late": _SOME},
+    "warehouse": {"error 500": _OFTEN, "429 to everyone": _SOME, "silent": _SOME, "answered late": _SOME},
+}
+MODES = {"all": KINDS, "strict": _STRICT, "stalls": _STALLS, "poison": {}}
+"""`strict`: what may repeat no effect. `stalls`: everything is slow. `poison`: nothing, but see POISON."""
 _LASTS = {"handler frozen": FROZEN_SECONDS}
+_TOLERANCE_SECONDS = 1.0
+"""A process that has died may have left a request to its peer."""
 
 
 class Faults:
@@ -73,15 +85,16 @@ class Faults:
 
     def __init__(self, seed: int | None, log: Path, share: float = 0.2, mode: str = "all") -> None:
         """`share`: the share of draws that yield a fault. `log`: gets a line for each fault; kept across restarts.
-        `mode`: `strict` leaves out what may repeat an effect; `poison` draws nothing, but see POISON."""
-        self._random = None if seed is None or mode == "poison" else random.Random(seed)
-        self._kinds = _STRICT if mode == "strict" else KINDS
+        `mode`: one of MODES."""
+        self._random = None if seed is None else random.Random(seed)
+        self._kinds = MODES[mode]
         self._poison = seed is not None and mode == "poison"
         self._share = share
         self._log = Journal(log)
         self._clock_offset = 0.0
-        self.actions: dict[str, Callable[[], object]] = {}
-        """How faults of these kinds happen to the processes of the local cloud."""
+        self.actions: dict[str, Callable[[], Iterable[bytes] | None]] = {}
+        """How faults of these kinds happen to the processes of the local cloud. Each returns the bodies of the requests
+        that it meets, or None if it could not happen."""
 
     def clock(self) -> float:
         """Seconds since the epoch, as a clock says that jumps."""
@@ -91,9 +104,9 @@ class Faults:
         """Draws, records and begins the fault that shall happen now at a place, or None.
 
         `effect`: the id of the effect that its call asks for."""
-        if self._random is None or self._random.random() > self._share:
+        kinds = self._kinds.get(place)
+        if self._random is None or not kinds or self._random.random() > self._share:
             return None
-        kinds = self._kinds[place]
         kind = self._random.choices(list(kinds), list(kinds.values()))[0]
         self._happen(place, kind, effect)
         return kind
@@ -106,12 +119,19 @@ class Faults:
         return False
 
     def _happen(self, place: str, kind: str, effect: str | None) -> None:
-        self._log.add({"place": place, "kind": kind, "effect": effect, **fault_times(_LASTS.get(kind, 0.0))})
-        if kind == "clock jumped":
-            self._clock_offset = self.delay(60) - 30
         if kind in self.actions:
             # A moment later, so that it meets whatever the call has begun.
-            asyncio.get_running_loop().call_later(self.delay(0.05), self.actions[kind])
+            asyncio.get_running_loop().call_later(self.delay(0.05), self._act, place, kind)
+            return
+        self._log.add({"place": place, "kind": kind, "effect": effect, **fault_times()})
+        if kind == "clock jumped":
+            self._clock_offset = self.delay(60) - 30
+
+    def _act(self, place: str, kind: str) -> None:
+        times = fault_times(_LASTS.get(kind, 0.0))
+        met = self.actions[kind]()
+        if met is not None:
+            self._log.add({"place": place, "kind": kind, "runs": runs_of(met), **times})
 
     def delay(self, longest: float) -> float:
         """Returns a random number of seconds, at most `longest`."""
@@ -122,6 +142,18 @@ class Faults:
         await asyncio.sleep(LATE_SECONDS)
 
 
-def fault_times(seconds: float) -> dict[str, float]:
+def fault_times(seconds: float = 0.0) -> dict[str, float]:
     """When a fault begins, now, and when it ends at the latest, in seconds since the epoch."""
-    return {"at": time.time(), "until": time.time() + seconds + 0.2}
+    return {"at": time.time(), "until": time.time() + seconds + _TOLERANCE_SECONDS}
+
+
+def runs_of(bodies: Iterable[bytes]) -> list[str]:
+    """Returns `ORDER ACTION` for each of these bodies that is an order."""
+    runs = []
+    for body in bodies:
+        try:
+            message = json.loads(body)
+            runs.append(f"{message['orderId']} {message['action']}")
+        except (ValueError, TypeError, KeyError):
+            continue  # a call of the relay
+    return runs

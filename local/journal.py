@@ -1,4 +1,4 @@
-"""A file of JSON lines that survives kill -9: each entry is one write."""
+"""A file of JSON lines that survives kill -9 and a full disk: each entry is one write."""
 
 import json
 import os
@@ -14,11 +14,17 @@ class Journal:
         self._file = file
 
     def add(self, entry: dict[str, Any]) -> None:
+        """Raises OSError if the entry cannot be written, or not whole."""
+        line = json.dumps({"at": time.time(), **entry}).encode() + b"\n"
         descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, json.dumps({"at": time.time(), **entry}).encode() + b"\n")
+            # The line break before it ends an entry that was cut off.
+            if os.write(descriptor, b"\n" + line) <= len(line):
+                raise OSError(f"an entry of {self._file} was cut off: the disk is full")
         finally:
             os.close(descriptor)
 
     def entries(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+        """Returns all entries but those that were cut off."""
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]

@@ -36,10 +36,11 @@ class WebApp:
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **environment}
         self._process: asyncio.subprocess.Process | None = None
 
-    def kill(self) -> None:
-        """Kills (SIGKILL) the shop; it starts again."""
+    def kill(self) -> tuple[()]:
+        """Kills (SIGKILL) the shop, which starts again. Returns the requests to the handler that this meets."""
         if self._process and self._process.returncode is None:
             self._process.kill()
+        return ()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

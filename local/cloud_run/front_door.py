@@ -75,7 +75,7 @@ class FrontDoor:
             return refusal
         body = await request.read()
         try:
-            async with asyncio.timeout(self._service.timeout), self._instances.slot() as instance:
+            async with asyncio.timeout(self._service.timeout), self._instances.slot(body) as instance:
                 return await self._forward(request, body, instance)
         except NoInstanceError as error:
             log.warning("%s for service %s: %s", error.status, self._service.name, error)

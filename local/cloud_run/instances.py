@@ -48,10 +48,16 @@ class Instance:
 
     host: str
     port: int
-    busy: int = 0
+    requests: list[bytes] = dataclasses.field(default_factory=list)
+    """The bodies of the requests that it handles."""
+    frozen: bool = False
     started: "asyncio.Task[None] | None" = None
     process: asyncio.subprocess.Process | None = None
     """The handler, or the Docker client that waits for it."""
+
+    @property
+    def busy(self) -> int:
+        return len(self.requests)
 
     @property
     def url(self) -> str:
@@ -115,8 +121,8 @@ class Instances:
         await self._start(instance)
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[str]:
-        """Yields the address of an instance with room for one more request. Raises NoInstanceError."""
+    async def slot(self, body: bytes = b"") -> AsyncIterator[str]:
+        """Yields the address of an instance with room for a request of this body. Raises NoInstanceError."""
         if self._stopped:
             raise NoInstanceError(503, "the local cloud is ending")
         instance = next((i for i in self._instances if i.busy < self._concurrency), None)
@@ -125,13 +131,13 @@ class Instances:
                 raise NoInstanceError(429, f"all {self._max_instances} instances are busy")
             instance = self._new()
             instance.started = asyncio.create_task(self._start(instance))
-        instance.busy += 1
+        instance.requests.append(body)
         try:
             assert instance.started is not None
             await asyncio.shield(instance.started)
             yield instance.url
         finally:
-            instance.busy -= 1
+            instance.requests.remove(body)
 
     async def _start(self, instance: Instance) -> None:
         try:
@@ -193,27 +199,38 @@ class Instances:
         if code not in (0, -signal.SIGTERM, _SHELL_TERMINATED):
             log.error("A handler process ended with exit code %d; its last output: %s", code, last)
 
-    def kill_one(self) -> None:
-        """Kills (SIGKILL) the instance with the most requests."""
-        if busiest := self._busiest():
-            self._kill(busiest)
-
-    def freeze_one(self) -> None:
-        """Stops (SIGSTOP) the instance with the most requests for FROZEN_SECONDS."""
+    def kill_one(self) -> list[bytes] | None:
+        """Kills (SIGKILL) the instance with the most requests. Returns their bodies, or None if nothing runs."""
         busiest = self._busiest()
-        if busiest and busiest.process:
-            loop, process = asyncio.get_running_loop(), busiest.process
-            for delay, number in ((0, signal.SIGSTOP), (FROZEN_SECONDS, signal.SIGCONT)):
-                loop.call_later(delay, _signal, process, number)
+        if busiest is None:
+            return None
+        self._kill(busiest)
+        return list(busiest.requests)
+
+    def freeze_one(self) -> list[bytes] | None:
+        """Stops (SIGSTOP) the instance with the most requests for FROZEN_SECONDS. Returns their bodies, or None if one
+        is frozen already."""
+        busiest = self._busiest()
+        if busiest is None or busiest.process is None or any(instance.frozen for instance in self._instances):
+            return None
+        busiest.frozen = True
+        _signal(busiest.process, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(FROZEN_SECONDS, self._thaw, busiest, busiest.process)
+        return list(busiest.requests)
+
+    def _thaw(self, instance: Instance, process: asyncio.subprocess.Process) -> None:
+        instance.frozen = False
+        _signal(process, signal.SIGCONT)
 
     def _busiest(self) -> Instance | None:
-        running = [instance for instance in self._instances if instance.process]
+        running = [instance for instance in self._instances if instance.process and not instance.frozen]
         return max(running, key=lambda instance: instance.busy, default=None)
 
-    def kill_all(self) -> None:
-        """Kills (SIGKILL) every instance."""
+    def kill_all(self) -> list[bytes]:
+        """Kills (SIGKILL) every instance. Returns the bodies of their requests."""
         for instance in self._instances:
             self._kill(instance)
+        return [body for instance in self._instances for body in instance.requests]
 
     async def stop(self) -> None:
         """Ends every instance with SIGTERM, and with SIGKILL if it still runs after ten seconds."""

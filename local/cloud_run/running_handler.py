@@ -27,7 +27,7 @@ class RunningHandler:
             raise NoInstanceError(503, reason) from None
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[str]:
+    async def slot(self, body: bytes = b"") -> AsyncIterator[str]:
         """The handler's address; raises NoInstanceError if it is busy."""
         if self._busy >= self._max_requests:
             raise NoInstanceError(429, f"{self._busy} requests are in progress, as many as all instances take")

@@ -4,6 +4,7 @@ Each queue has one timer, set to the time of its next dispatch.
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -105,9 +106,11 @@ class Dispatcher(Listener):
         match self._faults.draw("dispatch"):
             case "connection refused":
                 status, reason = NO_ANSWER, "connection refused"
-            case "answer lost":
-                await self._request(attempt)
-                status, reason = NO_ANSWER, "the answer was lost"
+            case "connection lost" | "answer lost" as kind:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._faults.delay(0.2) if kind == "connection lost" else None):
+                        await self._request(attempt)
+                status, reason = NO_ANSWER, f"the {kind.replace(' ', ' was ')}"
             case "delivered twice":
                 (status, reason), _ = await asyncio.gather(self._request(attempt), self._request(attempt))
             case _:

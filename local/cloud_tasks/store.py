@@ -79,11 +79,6 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
-    def set_full(self, full: bool) -> None:
-        """Lets SQLite refuse to grow the file, as on a full disk."""
-        pages = self._db.execute("PRAGMA page_count").fetchone()[0] if full else 2**31
-        self._db.execute(f"PRAGMA max_page_count = {pages}")
-
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commits all changes in the block together, or none of them. A nested block belongs to the outer one."""

@@ -61,36 +61,40 @@ class Customers:
                 self._missing += not accepted
             await asyncio.sleep(self._chance.uniform(0, 0.5))
 
-    @contextlib.asynccontextmanager
-    async def relaying(self, at: Mapping[str, str], note: Note | None) -> AsyncIterator[None]:
-        """Calls the relay now and then, as Cloud Scheduler does each minute. With `note`, the calls fail at times."""
-        calling = asyncio.create_task(self._relay(at, note))
-        try:
-            yield
-        finally:
-            calling.cancel()
-            await asyncio.gather(calling, return_exceptions=True)
 
-    async def _relay(self, at: Mapping[str, str], note: Note | None) -> None:
-        query = {"email": at["invoker_email"], "audience": at["service_url"]}
-        while True:
-            await asyncio.sleep(_RELAY_EVERY_SECONDS)
-            kind = self._chance.choice(("called twice", "answer lost", "not called", "")) if note else ""
-            if note and kind:
-                note("relay", kind)
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with self._http.get(f"{at['issuer']}/token", params=query) as answer:
-                    headers = {"Authorization": f"Bearer {await answer.text()}"}
-                times = {"called twice": 2, "not called": 0}.get(kind, 1)
-                seconds = 0.05 if kind == "answer lost" else 60.0
-                await asyncio.gather(
-                    *(self._call(f"{at['service_url']}/relay", headers, seconds) for _ in range(times))
-                )
+@contextlib.asynccontextmanager
+async def relaying(
+    at: Mapping[str, str], http: aiohttp.ClientSession, chance: random.Random, note: Note | None = None
+) -> AsyncIterator[None]:
+    """Calls the relay now and then, as Cloud Scheduler does each minute. With `note`, the calls fail at times."""
+    calling = asyncio.create_task(_relay(at, http, chance, note))
+    try:
+        yield
+    finally:
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
 
-    async def _call(self, url: str, headers: Mapping[str, str], seconds: float) -> None:
+
+async def _relay(at: Mapping[str, str], http: aiohttp.ClientSession, chance: random.Random, note: Note | None) -> None:
+    query = {"email": at["invoker_email"], "audience": at["service_url"]}
+    while True:
+        await asyncio.sleep(_RELAY_EVERY_SECONDS)
+        kind = chance.choice(("called twice", "answer lost", "not called", "")) if note else ""
+        if note and kind:
+            note("relay", kind)
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            async with self._http.post(url, headers=headers, timeout=_timeout(seconds)):
-                pass
+            async with http.get(f"{at['issuer']}/token", params=query) as answer:
+                headers = {"Authorization": f"Bearer {await answer.text()}"}
+            times = {"called twice": 2, "not called": 0}.get(kind, 1)
+            seconds = 0.05 if kind == "answer lost" else 60.0
+            calls = (_call(http, f"{at['service_url']}/relay", headers, seconds) for _ in range(times))
+            await asyncio.gather(*calls)
+
+
+async def _call(http: aiohttp.ClientSession, url: str, headers: Mapping[str, str], seconds: float) -> None:
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with http.post(url, headers=headers, timeout=_timeout(seconds)):
+            pass
 
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:

@@ -41,7 +41,10 @@ class MailServer:
         if fault == "connection closed":
             _hang_up(server)
             return "421 Closing"
-        self.mails.add({"id": message_id, "to": envelope.rcpt_tos[0]})
+        try:
+            self.mails.add({"id": message_id, "to": envelope.rcpt_tos[0]})
+        except OSError:
+            return "452 Insufficient system storage"
         if fault == "answer lost":
             _hang_up(server)
         elif fault == "answered late":
