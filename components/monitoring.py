@@ -68,10 +68,10 @@ ALERTS = (
         "An effect happened, but the ledger could not record it: a replay or a second task could repeat it.",
     ),
     Alert(
-        "A task cannot be a dead letter",
-        f"{_SERVICE_LOG} jsonPayload.undeliverable=true",
+        "A dead letter was not stored",
+        f"{_SERVICE_LOG} severity>=ERROR jsonPayload.deadLetterTrouble:*",
         "",
-        "A task failed permanently and is too large for the dead-letter queue. It stays in the main queue.",
+        "A task failed, and the dead-letter queue did not take it. It is in the main queue as long as that retries.",
     ),
     Alert(
         "Attempts fail",

@@ -188,7 +188,6 @@ class App:
             "deadLetter": attempt.dead_letter,
             "deadLetterTrouble": attempt.trouble,
             # Alerting watches this field.
-            "undeliverable": True if attempt.undeliverable else None,
         }
         level = _severity(attempt, will_retry=self._attempts.will_retry(delivery))
         logs.write(level, attempt.message, fields, attempt.failure)

@@ -40,10 +40,8 @@ class Attempt(NamedTuple):
     """An exception that no action foresees: the log shows its stack."""
     dead_letter: str | None = None
     """Short name of the entry that keeps the order."""
-    undeliverable: bool = False
-    """The dead-letter queue refuses it for good: it is too large."""
     trouble: str | None = None
-    """What went wrong with the dead-letter queue."""
+    """What went wrong with the dead-letter queue. Alerting watches it in errors."""
 
 
 class Attempts:
@@ -124,6 +122,5 @@ class Attempts:
     def _failed(self, attempt: Attempt, stored: Stored) -> Attempt:
         """Returns the failed attempt, after the dead-letter queue was asked to store its order."""
         if stored.outcome in (Outcome.NOT_STORED, Outcome.INVALID):
-            undeliverable = stored.outcome is Outcome.INVALID
-            return attempt._replace(trouble=f"Not stored: {stored.reason}", undeliverable=undeliverable)
+            return attempt._replace(trouble=f"Not stored: {stored.reason}")
         return attempt._replace(end=End.DEAD_LETTERED, dead_letter=stored.name)

@@ -15,7 +15,7 @@ TIMEOUT = 270
 LOGS = {
     "A last attempt was taken": "jsonPayload.lastAttempt=true",
     "An effect was not recorded": "jsonPayload.unrecorded=true",
-    "A task cannot be a dead letter": "jsonPayload.undeliverable=true",
+    "A dead letter was not stored": "severity>=ERROR jsonPayload.deadLetterTrouble:*",
     "Rows of the outbox wait": "jsonPayload.outboxLate>0",
     "A row of the outbox was refused": "jsonPayload.outboxRefused>0",
 }

@@ -531,7 +531,7 @@ async def test_a_task_that_does_not_fit_stays_in_its_queue_with_an_error(
     deed.ends = [PermanentError("never")]
     assert (await handler.post(DELIVERED, padded(2**20 - 10))).status == 500
     line = lines()[-1]
-    assert (line["severity"], line["undeliverable"]) == ("ERROR", True)
+    assert (line["severity"], line["deadLetterTrouble"][:10]) == ("ERROR", "Not stored")
 
 
 async def test_a_large_task_that_is_done_on_its_last_attempt_leaves_no_entry(
