@@ -307,7 +307,7 @@ class Cloud:
         """Returns whether no running queue has a task, and the shop has sent what it committed."""
         if self.tasks.queues.busy():
             return False
-        if not self.ports.shop or not await self._prepare_database():
+        if not self.ports.shop:
             return True
         return not await asyncio.to_thread(self.effects.shop.unsent) and not self.tasks.queues.busy()
 

@@ -1,7 +1,7 @@
 """The web app of the diagram: the shop of examples/, as a process of its own beside the local cloud.
 
-The local cloud owns its socket, so its address is known before it runs, and a request waits while it starts. A shop
-that ends starts again. What it had committed and not yet sent, the relay sends.
+The local cloud owns its socket, so its address is known before it runs, and a request waits while it starts. The first
+request starts it, also after it has ended. What it had committed and not yet sent, the relay sends.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ log = logging.getLogger("local.web_app")
 
 _COMMAND = ("-m", "uvicorn", "--app-dir", "examples/shop", "--factory", "app:create", "--log-level", "warning")
 _PAUSE_SECONDS = 1.0
-"""Before it starts again."""
+"""Before it starts again, so that one that always fails does not take the machine."""
 
 
 class WebApp:
@@ -37,7 +37,7 @@ class WebApp:
         self._process: asyncio.subprocess.Process | None = None
 
     def kill(self) -> tuple[()]:
-        """Kills (SIGKILL) the shop, which starts again. Returns the requests to the handler that this meets."""
+        """Kills (SIGKILL) the shop; the next request starts it again. Returns the handler's requests that this hits."""
         if self._process and self._process.returncode is None:
             self._process.kill()
         return ()
@@ -55,13 +55,23 @@ class WebApp:
 
     async def _keep(self) -> None:
         while True:
+            await self._called()
             try:
                 await self._prepare()
                 code = await self._run()
-                log.error("The shop ended with exit code %d, and starts again", code)
+                log.error("The shop ended with exit code %d; the next request starts it again", code)
             except Exception as error:  # the database may be away for a moment
                 log.error("The shop does not start, and tries again: %s", error)
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _called(self) -> None:
+        """Waits until a connection waits at the socket, and leaves it to the shop."""
+        loop, called = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._listener, called.set)
+        try:
+            await called.wait()
+        finally:
+            loop.remove_reader(self._listener)
 
     async def _run(self) -> int:
         self._process = process = await asyncio.create_subprocess_exec(

@@ -55,10 +55,9 @@ class Shop:
 
     def unsent(self) -> bool:
         """Returns whether rows of the outbox wait to be sent."""
+        unsent = sql.text("SELECT 1 FROM outbox WHERE refused IS NULL LIMIT 1")
         with self._engine.connect() as connection:
-            return (
-                connection.execute(sql.text("SELECT 1 FROM outbox WHERE refused IS NULL LIMIT 1")).first() is not None
-            )
+            return sql.inspect(connection).has_table("outbox") and connection.execute(unsent).first() is not None
 
     def connection(self) -> contextlib.AbstractContextManager[sql.Connection]:
         """Opens a connection in a new transaction."""
