@@ -76,6 +76,10 @@ class Deployment:
         content["config"] |= {f"{PROJECT}:{key}": value for key, value in settings.items()}
         self._settings.write_text(yaml.safe_dump(content))
 
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Replaces the state by one that an earlier program left, as `pulumi stack import` does."""
+        self._stack.import_stack(automation.Deployment(version=3, deployment=dict(state)))
+
     def preview(self, settings: Mapping[str, object] | None = None, policies: Path | None = None) -> Run:
         """Previews an update. `settings`: further settings for this preview only."""
         before = self._settings.read_text()

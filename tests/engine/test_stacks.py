@@ -4,6 +4,7 @@ The providers are stood in for: whether Google's accept the inputs only a real `
 """
 
 import functools
+import json
 import operator
 import re
 from collections.abc import Mapping
@@ -128,6 +129,19 @@ def test_a_queue_that_had_no_target_gets_one_in_place_with_the_tasks_in_it(deplo
     assert did(dev.up())["Queue queue"] == "create"
     without_target = False
     assert did(dev.up()) == {"Queue queue": "update httpTarget"}
+
+
+def test_a_stack_of_the_earlier_program_loses_nothing_that_serves(deploy: Deploy) -> None:
+    # The prod stack with one producer, as the program deployed it before queues had a target and orders an outbox.
+    prod = deploy("prod")
+    prod.set_secrets({**PLACEHOLDERS, "warehouseUrl": "http://local"})
+    prod.set({"producers": [WEB]})
+    prod.import_state(json.loads((Path(__file__).parent / "earlier_state.json").read_text()))
+    steps = did(prod.preview())
+    assert steps["Queue queue"] == "update httpTarget"
+    assert steps["Job relay"] == "create"
+    lost = {name for name, step in steps.items() if step.startswith(("replace", "delete"))}
+    assert lost == {f"IAMMember invoker-user-{WEB}"}  # producersActAsInvoker is false in prod
 
 
 def test_a_setting_that_there_is_not_is_refused_before_anything_is_declared(deploy: Deploy) -> None:
