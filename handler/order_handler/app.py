@@ -62,7 +62,7 @@ class App:
         self._effects = effects
         self._dead_letters = dead_letters
         self._relay = relay
-        self._attempts = Attempts(environment.max_attempts, effects, dead_letters)
+        self._attempts = Attempts(effects, dead_letters)
         self._running: set[asyncio.Task[Any]] = set()
         """Orders, whose callers may have left, and the preparation of the effects."""
         self._requests: set[asyncio.Task[Any] | None] = set()
@@ -118,6 +118,8 @@ class App:
 
     async def _respond(self, method: str, path: str, headers: Mapping[str, str], receive: Receive) -> Response:
         delivery = Delivery.read(headers)
+        if delivery and not self._dead_letters.is_replay(delivery):
+            delivery = delivery._replace(max_attempts=self._environment.max_attempts)
         logs.begin(self._context(headers, delivery))
         # The parser takes what follows such a request for another protocol: its body never arrives.
         if "upgrade" in headers or "upgrade" in headers.get("connection", "").lower():
@@ -169,7 +171,8 @@ class App:
                 attempt = await self._attempts.make(delivery, body)
         # Cancelled: the order outlasted the grace, and another instance has to try again.
         except (Exception, asyncio.CancelledError) as error:
-            attempt = Attempt(End.FAILED, repr(error), failure=error)
+            will_retry = delivery is not None and not delivery.is_last
+            attempt = Attempt(End.FAILED, repr(error), failure=error, will_retry=will_retry)
         return self._answer(attempt, delivery)
 
     def _answer(self, attempt: Attempt, delivery: Delivery | None) -> Response:
@@ -189,7 +192,7 @@ class App:
             "deadLetterTrouble": attempt.trouble,
             # Alerting watches this field.
         }
-        level = _severity(attempt, will_retry=self._attempts.will_retry(delivery))
+        level = _severity(attempt)
         logs.write(level, attempt.message, fields, attempt.failure)
         return Response(status, orjson.dumps(answer))
 
@@ -197,11 +200,9 @@ class App:
         """Returns the fields of every log line of this request."""
         context: dict[str, object] = {"logging.googleapis.com/trace": logs.trace(headers, self._environment.project)}
         if delivery:
-            # A replay has no budget.
-            budget = "" if self._dead_letters.is_replay(delivery) else f" of {self._environment.max_attempts}"
             context["task"] = delivery.task
             context["queue"] = delivery.queue
-            context["attempt"] = f"{delivery.attempt or '?'}{budget}"
+            context["attempt"] = delivery.progress
         return context
 
     def _track(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
@@ -211,8 +212,8 @@ class App:
         return task
 
 
-def _severity(attempt: Attempt, *, will_retry: bool) -> int:
-    """Returns the level of an attempt's log line. `will_retry`: a failed order will be delivered again."""
+def _severity(attempt: Attempt) -> int:
+    """Returns the level of an attempt's log line."""
     match attempt.end:
         case End.PROCESSED | End.ALREADY_PROCESSED | End.CANCELLED:
             return logging.WARNING if attempt.trouble else logging.INFO
@@ -221,7 +222,7 @@ def _severity(attempt: Attempt, *, will_retry: bool) -> int:
         case End.DEAD_LETTERED:
             return logging.WARNING if attempt.permanent else logging.ERROR
         case End.FAILED:
-            return logging.WARNING if will_retry and not attempt.trouble else logging.ERROR
+            return logging.WARNING if attempt.will_retry and not attempt.trouble else logging.ERROR
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -40,31 +40,29 @@ class Attempt(NamedTuple):
     """An exception that no action foresees: the log shows its stack."""
     dead_letter: str | None = None
     """Short name of the entry that keeps the order."""
+    will_retry: bool = False
+    """Somebody brings the order again."""
     trouble: str | None = None
     """What went wrong with the dead-letter queue. Alerting watches it in errors."""
 
 
 class Attempts:
-    def __init__(self, max_attempts: int, effects: Effects, dead_letters: DeadLetters) -> None:
-        self._max_attempts = max_attempts
+    def __init__(self, effects: Effects, dead_letters: DeadLetters) -> None:
         self._effects = effects
         self._dead_letters = dead_letters
-
-    def will_retry(self, delivery: Delivery | None) -> bool:
-        """Returns whether the order will be delivered again if this attempt fails."""
-        return delivery is not None and (
-            self._dead_letters.is_replay(delivery) or not delivery.is_last(self._max_attempts)
-        )
 
     async def make(self, delivery: Delivery | None, body: bytes) -> Attempt:
         """Runs the order in this body, and stores it if it fails for good."""
         order = None
         try:
             order = orders.parse(body)
-            logs.add({"orderId": order.order_id, "action": order.action[:100]})
+            if delivery and delivery.max_attempts is not None:
+                delivery = delivery._replace(max_attempts=order.budget(delivery.max_attempts))
+            progress = delivery.progress if delivery else None
+            logs.add({"orderId": order.order_id, "action": order.action[:100], "attempt": progress})
         except PermanentError as error:
             malformed = Attempt(End.FAILED, str(error), permanent=True)
-        if delivery and not self.will_retry(delivery):
+        if delivery and delivery.is_last:
             # Alerting watches this field.
             logs.write(logging.WARNING, "Last attempt", {"lastAttempt": True})
             if order:
@@ -82,8 +80,8 @@ class Attempts:
         if delivery is None:
             return attempt._replace(end=End.REFUSED) if attempt.permanent else attempt
         # A replayed dead letter stays in its queue.
-        if not attempt.permanent or self._dead_letters.is_replay(delivery):
-            return attempt
+        if not attempt.permanent or delivery.max_attempts is None:
+            return attempt._replace(will_retry=not delivery.is_last)
         stored = await self._dead_letters.store(delivery, body, attempt.message)
         return self._failed(attempt, stored)
 

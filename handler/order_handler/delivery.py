@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 
 # Cloud Tasks counts in 32 bits: ten digits.
 _COUNT = re.compile(r"[0-9]{1,10}")
+_TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 
 
 class Delivery(NamedTuple):
@@ -19,6 +20,10 @@ class Delivery(NamedTuple):
     """Short id."""
     retry_count: int | None
     """All earlier attempts, whatever became of them; None if missing or malformed."""
+    due: float | None = None
+    """When the attempt was due, in epoch seconds; None if missing or malformed."""
+    max_attempts: int | None = None
+    """The attempt budget of the order. None for a replay, which somebody can always repeat."""
 
     @classmethod
     def read(cls, headers: Mapping[str, str]) -> Self | None:
@@ -32,6 +37,7 @@ class Delivery(NamedTuple):
             queue=headers.get("x-cloudtasks-queuename"),
             task=task,
             retry_count=int(count) if _COUNT.fullmatch(count) else None,
+            due=float(due) if _TIME.fullmatch(due := headers.get("x-cloudtasks-tasketa", "")) else None,
         )
 
     @property
@@ -39,5 +45,13 @@ class Delivery(NamedTuple):
         """1 for the first."""
         return None if self.retry_count is None else self.retry_count + 1
 
-    def is_last(self, max_attempts: int) -> bool:
-        return self.attempt is None or self.attempt >= max_attempts
+    @property
+    def is_last(self) -> bool:
+        """Whether nobody brings the order again if this attempt fails."""
+        return self.max_attempts is not None and (self.attempt is None or self.attempt >= self.max_attempts)
+
+    @property
+    def progress(self) -> str:
+        """`2 of 5`; `2` for a replay."""
+        budget = "" if self.max_attempts is None else f" of {self.max_attempts}"
+        return f"{self.attempt or '?'}{budget}"

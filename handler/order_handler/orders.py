@@ -66,7 +66,7 @@ def parse(body: bytes) -> Order:
 async def process(order: Order, effects: Effects, delivery: Delivery | None) -> str:
     """Runs the order's action and returns what it did."""
     message = order.message()
-    return await ACTIONS[order.action].run(message, effects.of(order.action), delivery)
+    return await ACTIONS[order.action].run(message, effects.by_action.get(order.action), delivery)
 
 
 @cache

@@ -184,7 +184,7 @@ async def test_a_cancelled_request_waits_for_its_order_which_only_the_end_of_the
     handler_with: Callable[[Effects], Handler], ends: bool, status: int, severity: str, lines: Lines
 ) -> None:
     stock = Hanging()
-    handler = handler_with(Effects(stock=stock))
+    handler = handler_with(Effects({"update_inventory": stock}))
     request = asyncio.create_task(handler.order(DELIVERED, action="update_inventory"))
     await stock.running.wait()
     request.cancel()
@@ -271,7 +271,7 @@ async def test_no_text_blocks_other_orders(
     handler_with: Callable[[Effects], Handler], field: str, text: str, lines: Lines
 ) -> None:
     """Whole, and as long as it is accepted: 50 ms of the processor are the limit for one order."""
-    handler = handler_with(Effects(mail=Letters()))
+    handler = handler_with(Effects({"send_confirmation": Letters()}))
     limit = {"orderId": 500, "action": 100, "customerEmail": 320}.get(field, MEGABYTE)
     for length in (MEGABYTE, limit):
         body = worst(field, (text * length)[: length // len(text.encode()) if length == MEGABYTE else length])

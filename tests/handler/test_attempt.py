@@ -1,6 +1,7 @@
 """The last-attempt rule, interleaving by interleaving: the official client, a Cloud Tasks that fails on command."""
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import pytest
 from google.auth.exceptions import DefaultCredentialsError
 from google.cloud.tasks_v2 import Task
 from order_handler import cloud_tasks
+from order_handler.actions import ACTIONS
 from order_handler.app import App
 from order_handler.cloud_tasks import CloudTasks
 from order_handler.database import Database
@@ -73,7 +75,7 @@ def deed() -> Deed:
 
 @pytest.fixture
 def handler(handler_with: Callable[[Effects], Handler], deed: Deed) -> Handler:
-    return handler_with(Effects(stock=deed))
+    return handler_with(Effects({"update_inventory": deed}))
 
 
 @pytest.fixture
@@ -112,6 +114,17 @@ async def test_an_effect_that_happened_earlier_or_was_cancelled_is_200_and_says_
     assert (answer.status, answer.json) == (200, ALREADY_PROCESSED)
     answer = await order(handler, headers)
     assert (answer.status, answer.json) == (200, {**ALREADY_PROCESSED, "status": "cancelled"})
+
+
+async def test_an_action_s_own_budget_ends_its_attempts_earlier(
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ACTIONS, ACTION, dataclasses.replace(ACTIONS[ACTION], max_attempts=2))
+    deed.ends = [TransientError("not yet"), TransientError("not yet")]
+    assert (await order(handler, DELIVERED)).status == 500
+    answer = await order(handler, {**DELIVERED, "X-CloudTasks-TaskRetryCount": "1"})
+    assert (answer.status, answer.json, len(cloud.names)) == (200, DEAD_LETTERED, 1)
+    assert [line["attempt"] for line in lines()] == ["1 of 2", "2 of 2", "2 of 2"]
 
 
 async def test_a_transient_failure_is_left_to_the_queue_and_logs_its_reason_without_a_stack(
@@ -311,7 +324,7 @@ async def test_without_service_or_credentials_nothing_is_stored(
     monkeypatch.setattr("google.auth.default", refuse)
     deed.ends = [PermanentError("never")]
     dead_letters = DeadLetters("projects/p/locations/l/queues/q", 300, lambda: CloudTasks.open(emulator_host))
-    handler = Handler(App(environment, Effects(stock=deed), dead_letters))
+    handler = Handler(App(environment, Effects({"update_inventory": deed}), dead_letters))
     assert (await order(handler, DELIVERED)).status == 500
     assert reason in lines()[-1]["deadLetterTrouble"]
     assert (await order(handler, LAST)).json == PROCESSED
@@ -434,7 +447,7 @@ async def test_a_replay_that_succeeds_is_200_so_that_the_queue_deletes_its_entry
 async def test_replay_while_reserved_the_run_that_goes_on_holds_it_off(
     handler_with: Callable[[Effects], Handler], cloud: DeadLetterQueue, stalling: Stalling
 ) -> None:
-    handler = handler_with(Effects(stock=stalling))
+    handler = handler_with(Effects({"update_inventory": stalling}))
     last = asyncio.create_task(order(handler, LAST))
     await stalling.running.wait()
     assert len(cloud.entries) == 1
@@ -448,7 +461,7 @@ async def test_replay_while_reserved_the_run_that_goes_on_holds_it_off(
 async def test_a_late_first_run_beside_its_retry_the_effect_happens_once_and_a_replay_does_nothing(
     handler_with: Callable[[Effects], Handler], cloud: DeadLetterQueue, stalling: Stalling
 ) -> None:
-    handler = handler_with(Effects(stock=stalling))
+    handler = handler_with(Effects({"update_inventory": stalling}))
     first = asyncio.create_task(order(handler, {**DELIVERED, "X-CloudTasks-TaskRetryCount": "3"}))
     await stalling.running.wait()
     # Cloud Tasks gave the first run up; it is not over.
@@ -462,7 +475,7 @@ async def test_a_late_first_run_beside_its_retry_the_effect_happens_once_and_a_r
 async def test_a_late_last_run_beside_its_retry_the_retry_leaves_the_order_to_it(
     handler_with: Callable[[Effects], Handler], cloud: DeadLetterQueue, stalling: Stalling
 ) -> None:
-    handler = handler_with(Effects(stock=stalling))
+    handler = handler_with(Effects({"update_inventory": stalling}))
     late = asyncio.create_task(order(handler, LAST))
     await stalling.running.wait()
     assert (await order(handler, LAST)).json == DEAD_LETTERED

@@ -133,7 +133,7 @@ async def test_a_database_that_is_down_at_the_start_delays_orders_and_their_tabl
     # With a password, so that a leak would show.
     url = make_url(postgresql_url).set(port=relay.port, password="geheim")
     database = Database(url.render_as_string(hide_password=False))
-    effects = Effects(database, stock=Stock(database))
+    effects = Effects({"update_inventory": Stock(database)}, database)
     handler = handler_with(effects)
     await effects.prepare()
     answer = await handler.order(DELIVERED, action="update_inventory")
@@ -155,7 +155,7 @@ async def test_a_database_that_goes_away_in_the_middle_delays_orders_and_loses_n
 ) -> None:
     await relay.open()
     database = Database(make_url(postgresql_url).set(port=relay.port).render_as_string())
-    handler = handler_with(Effects(database, stock=Stock(database)))
+    handler = handler_with(Effects({"update_inventory": Stock(database)}, database))
     await database.run(known)
     assert (await handler.order(DELIVERED, action="update_inventory")).status == 200
     await relay.close()
@@ -233,7 +233,7 @@ async def test_a_server_that_falls_silent_does_not_delay_the_end(relayed: Databa
 async def test_an_instance_whose_threads_are_all_lost_says_so_until_one_comes_back(
     handler_with: Callable[[Effects], Handler], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler, go_on = handler_with(Effects(database)), threading.Event()
+    handler, go_on = handler_with(Effects(database=database)), threading.Event()
     monkeypatch.setattr(module, "_STUCK_SECONDS", 0)
     begun: list[int] = []
 

@@ -45,7 +45,8 @@ def test_an_attempt_is_one_more_than_the_retry_count_and_an_unknown_one_is_the_l
     delivery = Delivery.read(headers)
     assert delivery is not None
     assert delivery.attempt == attempt
-    assert delivery.is_last(5) is last_of_five
+    assert delivery._replace(max_attempts=5).is_last is last_of_five
+    assert not delivery.is_last
 
 
 def test_the_execution_count_says_nothing_about_the_attempt() -> None:
@@ -55,4 +56,13 @@ def test_the_execution_count_says_nothing_about_the_attempt() -> None:
 
 
 def test_the_only_attempt_of_one_is_the_last() -> None:
-    assert Delivery("cloud-run-tasks", "task-1", 0).is_last(1)
+    assert Delivery("cloud-run-tasks", "task-1", 0, max_attempts=1).is_last
+
+
+@pytest.mark.parametrize(
+    ("eta", "due"), [("1767225600.5", 1767225600.5), ("1767225600", 1767225600.0), ("soon", None), (None, None)]
+)
+def test_a_delivery_says_when_it_was_due(eta: str | None, due: float | None) -> None:
+    delivery = Delivery.read({**TASK, **({"x-cloudtasks-tasketa": eta} if eta else {})})
+    assert delivery is not None
+    assert delivery.due == due

@@ -311,7 +311,7 @@ async def test_a_refused_recipient_is_a_clear_line_without_the_address(
     lines: Lines,
 ) -> None:
     post.answers["RCPT"] = "550 5.1.1 <ada@example.com> is unknown"
-    assert (await handler_with(Effects(mail=mail)).order(headers)).status == status
+    assert (await handler_with(Effects({"send_confirmation": mail})).order(headers)).status == status
     [line] = lines()
     assert line["message"] == "The mail server refused the recipient: 550 5.1.1"
     assert "ada" not in str(line)

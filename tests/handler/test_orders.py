@@ -109,7 +109,7 @@ async def test_a_confirmation_is_plain_text_from_the_fourth_attempt_on(retries: 
             sent.append(plain)
 
     delivery = None if retries is None else Delivery("queue", "task", retries)
-    await orders.process(orders.parse(json.dumps(ORDER).encode()), Effects(mail=Mail()), delivery)
+    await orders.process(orders.parse(json.dumps(ORDER).encode()), Effects({"send_confirmation": Mail()}), delivery)
     assert sent == [plain]
 
 

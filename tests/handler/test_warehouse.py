@@ -177,7 +177,7 @@ async def test_an_html_answer_is_one_clear_line_without_url_or_secret(
     lines: Lines,
 ) -> None:
     door.status(status, HTML)
-    handler = handler_with(Effects(warehouse=warehouse))
+    handler = handler_with(Effects({"notify_warehouse": warehouse}))
     assert (await handler.order(DELIVERED, action="notify_warehouse")).status == answered
     [line] = lines()
     assert line["severity"] == severity

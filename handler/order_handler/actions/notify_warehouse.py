@@ -6,7 +6,7 @@ from order_handler.action import Action, Opening, OrderMessage, http_url, secret
 from order_handler.delivery import Delivery
 
 if TYPE_CHECKING:
-    from order_handler.effects import Warehouse
+    from order_handler.warehouse import Warehouse
 
 
 class NotifyWarehouse(OrderMessage, rename="camel", frozen=True, kw_only=True):

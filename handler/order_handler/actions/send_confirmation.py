@@ -6,7 +6,7 @@ from order_handler.action import HOST, WORD, Action, Email, Need, Opening, Order
 from order_handler.delivery import Delivery
 
 if TYPE_CHECKING:
-    from order_handler.effects import Mail
+    from order_handler.mail import Mail
 
 _ATOM = r"(?:[A-Za-z0-9!'*+=_~-]|%2[Bb])+"
 SMTP_URL = Need(

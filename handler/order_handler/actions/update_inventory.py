@@ -6,7 +6,7 @@ from order_handler.action import Action, Opening, OrderMessage
 from order_handler.delivery import Delivery
 
 if TYPE_CHECKING:
-    from order_handler.effects import Stock
+    from order_handler.stock import Stock
 
 
 class UpdateInventory(OrderMessage, rename="camel", frozen=True, kw_only=True):
