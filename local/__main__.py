@@ -101,7 +101,7 @@ def _runtime(
     if arguments.handler:
         if arguments.handler.startswith(("http://", "https://")):
             return RunningHandler(arguments.handler, service.max_instances * service.concurrency)
-        return Command(arguments.handler, Path.cwd())
+        return Command(Path.cwd(), arguments.handler)
     if arguments.container:
         if program.build:
             return Containers.built(program.build, ROOT, service.name, folder, database)

@@ -147,35 +147,25 @@ def _limit_files(size: int) -> None:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+@dataclasses.dataclass
 class Cloud:
     """A running local cloud: `async with Cloud(...)`."""
 
-    def __init__(
-        self,
-        program: Declared,
-        store: Store,
-        service_listener: socket.socket,
-        ports: Ports,
-        clock: Callable[[], float],
-        effects: Effects,
-        faults: Faults,
-        runtime: Runtime | RunningHandler,
-        listener: Listener,
-        also_host: str = "",
-    ) -> None:
-        """`service_listener`: the service's socket, bound before the program was evaluated with its address.
-        `listener`: receives each event of Cloud Tasks. `also_host`: an address at which Cloud Tasks listens too."""
-        self.program = program
-        self.store = store
-        self.tasks: CloudTasks
-        self.ports = ports
-        self._service_listener = service_listener
-        self._clock = clock
-        self.effects = effects
-        self._faults = faults
-        self._runtime = runtime
-        self._listener = listener
-        self._also_host = also_host
+    program: Declared
+    store: Store
+    service_listener: socket.socket
+    """The service's socket, bound before the program was evaluated with its address."""
+    ports: Ports
+    clock: Callable[[], float]
+    effects: Effects
+    faults: Faults
+    runtime: Runtime | RunningHandler
+    listener: Listener
+    """Receives each event of Cloud Tasks."""
+    also_host: str = ""
+    """An address at which Cloud Tasks listens too."""
+
+    def __post_init__(self) -> None:
         self._preparing = asyncio.Lock()
         self._has_tables: bool | None = None
         """None: not known yet."""
@@ -194,23 +184,23 @@ class Cloud:
         """Starts each part after the parts that it needs, so that `started` ends it before them."""
         program, ports = self.program, self.ports
         rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))
-        rest_port, service_port = rest_listener.getsockname()[1], self._service_listener.getsockname()[1]
+        rest_port, service_port = rest_listener.getsockname()[1], self.service_listener.getsockname()[1]
         identity = Identity(
-            f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self._clock
+            f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self.clock
         )
-        dispatcher = Dispatcher(identity, self._clock, self._faults)
-        listeners = (dispatcher, self._listener)
-        self.tasks = CloudTasks(self.store, self._clock, identity.has, listeners, time.monotonic)
+        dispatcher = Dispatcher(identity, self.clock, self.faults)
+        listeners = (dispatcher, self.listener)
+        self.tasks = CloudTasks(self.store, self.clock, identity.has, listeners, time.monotonic)
         self._declare_queues()
-        batches = Batches(self.tasks, self.store, self._clock)
-        api = Api(self.tasks, batches, faults=self._faults)
+        batches = Batches(self.tasks, self.store, self.clock)
+        api = Api(self.tasks, batches, faults=self.faults)
         handler = f"serviceAccount:{program.handler_account}"
-        handlers_port = await _serve_grpc(started, Api(self.tasks, batches, handler, self._faults), 0, "the handlers")
+        handlers_port = await _serve_grpc(started, Api(self.tasks, batches, handler, self.faults), 0, "the handlers")
         environment = await started.enter_async_context(self.effects.serving(program.service.environment))
         self._instances = self._new_instances(
             {**environment, "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{handlers_port}"}
         )
-        self._faults.actions |= {
+        self.faults.actions |= {
             "handler killed": self._instances.kill_one,
             "handlers killed": self._instances.kill_all,
             "handler frozen": self._instances.freeze_one,
@@ -218,13 +208,13 @@ class Cloud:
         }
         front_door = FrontDoor(program.service, f"http://127.0.0.1:{service_port}", identity, self._instances)
         started.push_async_callback(front_door.close)
-        await _serve_http(started, front_door.application(), self._service_listener, auto_decompress=False)
+        await _serve_http(started, front_door.application(), self.service_listener, auto_decompress=False)
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[json_bodies])
         application.add_routes([*identity.routes(), *rest.routes(api)])
         rest_listeners = [rest_listener]
-        if self._also_host:
-            application[ALSO_HOST] = self._also_host
-            rest_listeners.append(started.enter_context(listen(rest_port, "Cloud Tasks over REST", self._also_host)))
+        if self.also_host:
+            application[ALSO_HOST] = self.also_host
+            rest_listeners.append(started.enter_context(listen(rest_port, "Cloud Tasks over REST", self.also_host)))
         await _serve_http(started, application, *rest_listeners)
         started.push_async_callback(self._instances.stop)
         try:
@@ -234,7 +224,7 @@ class Cloud:
 
         dispatcher.start(self.tasks)
         started.push_async_callback(dispatcher.stop)
-        grpc_port = await _serve_grpc(started, api, self.ports.tasks_grpc, "Cloud Tasks over gRPC", self._also_host)
+        grpc_port = await _serve_grpc(started, api, self.ports.tasks_grpc, "Cloud Tasks over gRPC", self.also_host)
         self.ports = Ports(grpc_port, rest_port, service_port)
         if self._has_shop():
             shop_listener = started.enter_context(listen(ports.shop, "the shop"))
@@ -242,8 +232,8 @@ class Cloud:
             environment = {"DATABASE_URL": self.effects.database_url, **self.producer_environment()}
             web_app = WebApp(shop_listener, environment, self._prepare_shop)
             await started.enter_async_context(web_app.running())
-            self._faults.actions["web app killed"] = web_app.kill
-        scheduler = Scheduler(program.jobs, identity, self._clock, self._faults)
+            self.faults.actions["web app killed"] = web_app.kill
+        scheduler = Scheduler(program.jobs, identity, self.clock, self.faults)
         await started.enter_async_context(scheduler.running())
 
     def _signing_key(self) -> str:
@@ -265,11 +255,11 @@ class Cloud:
 
     def _new_instances(self, environment: Mapping[str, str]) -> Instances | RunningHandler:
         """Creates the instances, none started."""
-        if isinstance(self._runtime, RunningHandler):
-            return self._runtime
+        if isinstance(self.runtime, RunningHandler):
+            return self.runtime
         service = self.program.service
         return Instances(
-            self._runtime,
+            self.runtime,
             {**environment, "K_SERVICE": service.name, "K_REVISION": f"{service.name}-local"},
             max_instances=service.max_instances,
             concurrency=service.concurrency,
@@ -289,9 +279,9 @@ class Cloud:
 
     def _has_shop(self) -> bool:
         """Returns whether the handler relays an outbox, and has the database that a web app shares with it."""
-        if isinstance(self._runtime, RunningHandler) or "TASK_QUEUE" not in self.program.service.environment:
+        if isinstance(self.runtime, RunningHandler) or "TASK_QUEUE" not in self.program.service.environment:
             return False
-        return self._runtime.prepare({"DATABASE_URL": self.effects.database_url}) is not None
+        return self.runtime.prepare({"DATABASE_URL": self.effects.database_url}) is not None
 
     async def _prepare_shop(self) -> None:
         if await self._prepare_database():
@@ -300,7 +290,7 @@ class Cloud:
     async def _prepare_database(self) -> bool:
         async with self._preparing:
             if self._has_tables is None:
-                self._has_tables = await prepare_database(self._runtime, self.effects.database_url)
+                self._has_tables = await prepare_database(self.runtime, self.effects.database_url)
             return self._has_tables
 
     async def idle(self) -> bool:

@@ -7,17 +7,17 @@ its memory.
 """
 
 import asyncio
+import dataclasses
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from local.cloud_run.runtime import MODULE
+from local.cloud_run.runtime import MODULE, Runtime
 
 log = logging.getLogger("local.cloud_run.containers")
 
@@ -29,27 +29,17 @@ class ContainerError(Exception):
     """Docker cannot build or run the image; the message says what to do."""
 
 
-class Containers:
-    """Runs the handler as a container of its image."""
+@dataclasses.dataclass(frozen=True)
+class Containers(Runtime):
+    """Runs the handler as a container of its image. Changes of the code are not noticed: they need a new image."""
 
-    end_signal = signal.SIGTERM
-    """What Docker's client gets if the local cloud dies: it passes this one on to its container."""
-
-    obeys_host = False
+    image: str
+    user: str
+    """`uid:gid` that may write to `database`."""
+    service: str
+    database: Path | None
+    """SQLite's file."""
     remedy = "install Docker"
-    sources = ()
-    """Changes of the code are not noticed: a new image needs a new start."""
-
-    def __init__(self, image: str, user: str, service: str, folder: Path, database: Path | None) -> None:
-        """`user`: `uid:gid` that may write to `database`, SQLite's file. `folder`: the state's, for the label."""
-        self.folder = folder
-        self._service = service
-        self._run = [
-            *("docker", "run", "--rm", "--network", "host", "--user", user, "--label", f"{LABEL}={folder}"),
-            *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-            *(("--volume", f"{database.parent}:{database.parent}") if database else ()),
-        ]
-        self._image = image
 
     @classmethod
     def built(cls, build: Mapping[str, Any], project: Path, service: str, folder: Path, database: Path | None) -> Self:
@@ -83,23 +73,29 @@ class Containers:
             database.touch(0o600)
             for path in (database.parent, *database.parent.iterdir()):
                 os.chown(path, *map(int, user.split(":")))
-        return cls(image, user, service, folder, database)
+        return cls(folder, image, user, service, database)
 
     def command(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
         name = ("--name", self._name(environment["PORT"]))
         return self._docker_run(environment, name), {**os.environ, **environment}
 
     def prepare(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]] | None:
-        entry_point = _docker("image", "inspect", "--format", "{{json .Config.Cmd}}", self._image)
+        entry_point = _docker("image", "inspect", "--format", "{{json .Config.Cmd}}", self.image)
         if MODULE not in entry_point:
             return None
         schema = ("python", "-m", f"{MODULE}.schema")
         return [*self._docker_run(environment), *schema], {**os.environ, **environment}
 
     def _docker_run(self, environment: Mapping[str, str], more: Sequence[str] = ()) -> list[str]:
-        # by name only, since every user can read the values in the list of processes
-        variables = [part for variable in environment for part in ("--env", variable)]
-        return [*self._run, *more, *variables, self._image]
+        return [
+            *("docker", "run", "--rm", "--network", "host", "--user", self.user, "--label", f"{LABEL}={self.folder}"),
+            *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+            *(("--volume", f"{self.database.parent}:{self.database.parent}") if self.database else ()),
+            *more,
+            # by name only, since every user can read the values in the list of processes
+            *(part for variable in environment for part in ("--env", variable)),
+            self.image,
+        ]
 
     def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
         # Docker's client, `process`, ends with the container
@@ -107,7 +103,7 @@ class Containers:
             process.kill()  # it has not started one yet
 
     def _name(self, port: int | str) -> str:
-        return f"{self._service}-{port}"
+        return f"{self.service}-{port}"
 
 
 def _remove_old(folder: Path) -> None:

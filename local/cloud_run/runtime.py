@@ -1,5 +1,6 @@
 """How an instance of the handler is started: as a process of its Python project, or by any command."""
 
+import abc
 import asyncio
 import dataclasses
 import os
@@ -7,50 +8,48 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 MODULE = "order_handler"
 """The module that the handler's image runs."""
 
 
-class Runtime(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Runtime(abc.ABC):
     """Starts and kills instances."""
 
-    @property
-    def folder(self) -> Path:
-        """The working directory of an instance."""
+    folder: Path
+    """The working directory of an instance."""
 
-    @property
-    def end_signal(self) -> signal.Signals:
-        """What an instance gets if the local cloud dies."""
-
-    @property
-    def obeys_host(self) -> bool:
-        """Whether an instance listens on HOST. Cloud Run sets none, so a program may listen on 127.0.0.1 alone."""
-
-    @property
-    def remedy(self) -> str:
-        """What to do if the program that should run does not exist."""
+    end_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    """What an instance gets if the local cloud dies: it may have programs of its own to end."""
+    obeys_host: ClassVar[bool] = False
+    """Whether an instance listens on HOST. Cloud Run sets none, so a program may listen on 127.0.0.1 alone."""
+    remedy: ClassVar[str]
+    """What to do if the program that should run does not exist."""
 
     @property
     def sources(self) -> Sequence[Path]:
-        """Files and folders of the handler's code."""
+        """Files and folders of the handler's code whose changes restart the instances."""
+        return ()
 
+    @abc.abstractmethod
     def command(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
         """Return the arguments and the whole environment of an instance."""
 
     def prepare(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]] | None:
         """Return the command that creates the handler's missing tables; None if this handler has none."""
+        return None
 
     def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
         """Kill -9 the instance that listens on a port."""
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
+class Processes(Runtime):
     """Runs the handler as a process in the locked environment of its folder."""
 
-    folder: Path
     python: str = ".venv/bin/python"
     module: str = MODULE
     end_signal = signal.SIGKILL
@@ -73,20 +72,12 @@ class Processes:
         own = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
         return (self.python, "-m", module), {**own, **environment}
 
-    def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
-        os.killpg(process.pid, signal.SIGKILL)
-
 
 @dataclasses.dataclass(frozen=True)
-class Command:
+class Command(Runtime):
     """Runs the handler by a command of the shell. It gets PORT, as a container on Cloud Run does."""
 
     text: str
-    folder: Path
-    """The working directory."""
-    end_signal = signal.SIGTERM
-    """A shell may have programs of its own to end."""
-    obeys_host = False
     remedy = "correct the command after --handler"
 
     @property
@@ -98,9 +89,3 @@ class Command:
 
     def command(self, environment: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
         return ("/bin/sh", "-c", self.text), {**os.environ, **environment}
-
-    def prepare(self, environment: Mapping[str, str]) -> None:
-        return None
-
-    def kill(self, process: asyncio.subprocess.Process, port: int) -> None:
-        os.killpg(process.pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from google.api_core import exceptions
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks import transports
 
+from local.journal import Journal
 from local.sinks.shop import Shop
 from tests.local.running import LocalCloud, copy_of_checkout, edit, request, running, wait_for
 
@@ -23,7 +24,7 @@ class Pipeline:
 
     def __init__(self, cloud: LocalCloud, state: Path) -> None:
         self.cloud = cloud
-        self._state = state
+        self.state = state
         self.shop = Shop(f"sqlite:///{state}/database/orders.sqlite")
         channel = grpc.insecure_channel(cloud.at["tasks_grpc"])
         self.client = tasks_v2.CloudTasksClient(transport=transports.CloudTasksGrpcTransport(channel=channel))
@@ -59,8 +60,7 @@ class Pipeline:
         return letters[0] if letters else None
 
     def mails(self) -> list[dict[str, str]]:
-        file = self._state / "mails.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return Journal(self.state / "mails.jsonl").entries()
 
 
 @pytest.fixture(scope="module")
@@ -179,18 +179,15 @@ def test_without_its_grant_the_handler_keeps_an_order_in_the_queue_and_the_log_n
         assert "cloudtasks.tasks.create" in str(pipeline.answers("forbidden")[0]["deadLetterTrouble"])
 
 
-def test_a_database_that_is_locked_costs_attempts_not_orders(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    with running("--state", str(state), *SHORT_WAITS) as cloud:
-        pipeline = Pipeline(cloud, state)
-        pipeline.deliver("first", confirmation("ORD-7"))
-        assert pipeline.answered("first")["status"] == 200
-        lock = sqlite3.connect(state / "database/orders.sqlite", isolation_level=None)
-        lock.execute("BEGIN IMMEDIATE")
-        pipeline.deliver("second", confirmation("ORD-8"))
-        assert pipeline.answered("second")["status"] == 500
-        assert "The database is away, read-only or too slow" in str(pipeline.answers("second")[0]["message"])
-        lock.execute("ROLLBACK")
-        lock.close()
-        assert pipeline.answered("second", 2)["status"] == 200
-        assert [mail["to"] for mail in pipeline.mails()] == ["ORD-7@example.com", "ORD-8@example.com"]
+def test_a_database_that_is_locked_costs_attempts_not_orders(pipeline: Pipeline) -> None:
+    pipeline.deliver("before-lock", confirmation("ORD-7"))
+    assert pipeline.answered("before-lock")["status"] == 200
+    lock = sqlite3.connect(pipeline.state / "database/orders.sqlite", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    pipeline.deliver("locked", confirmation("ORD-8"))
+    assert pipeline.answered("locked")["status"] == 500
+    assert "The database is away, read-only or too slow" in str(pipeline.answers("locked")[0]["message"])
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert pipeline.answered("locked", 2)["status"] == 200
+    assert [mail["to"] for mail in pipeline.mails()][-2:] == ["ORD-7@example.com", "ORD-8@example.com"]
