@@ -24,7 +24,7 @@ test: setup ## check format, lint, types and workflows, and run every test
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@.venv/bin/pytest -n auto --dist loadfile
 
-bench: setup ## measure speed and size, and write bench/RESULTS.md
+bench: setup ## measure speed, and write bench/RESULTS.md
 	@.venv/bin/python -m bench
 
 setup: $(UV) ## install everything that the other targets need

@@ -16,14 +16,7 @@ from typing import Protocol, cast
 
 from bench.rows import ROOT, RUNS, MissingToolError, Row, Tool, table, verdict, version
 
-BENCHMARKS = (
-    "handler",
-    "producer",
-    "outbox",
-    "local_cloud",
-    "image",
-    "program",
-)
+BENCHMARKS = ("handler", "producer", "outbox", "local_cloud")
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
 

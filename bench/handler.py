@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from bench.postgresql import server
 from bench.rows import ROOT, Row, Tool, in_turn, show
+from tests.postgresql import server
 
 PYTHON = str(ROOT / "handler/.venv/bin/python")
 TOOLS = (

@@ -28,9 +28,9 @@ from order_handler.outbox import Relay
 from order_tasks import OrderTasks, outbox
 from sqlalchemy import create_engine, insert
 
-from bench.postgresql import server
 from bench.rows import ROOT, RUNS, Row, in_turn, show
 from tests.local.cloud_tasks.serving import LOCATION, Serving
+from tests.postgresql import server
 
 TOOLS = ()
 

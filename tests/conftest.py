@@ -14,9 +14,9 @@ from order_handler.actions import ACTIONS
 from sqlalchemy import create_engine, text
 
 import settings
-from bench.postgresql import server
 from bench.rows import MissingToolError
 from local.program import ROOT
+from tests.postgresql import server
 
 # A script in the background and nohup ignore these signals, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

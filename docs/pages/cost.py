@@ -1,10 +1,11 @@
 """What a month costs, calculated: orders a day -> billed quantities -> US dollars.
 
-`python -m docs.pages.cost ORDERS_A_DAY...` prints a column for each number; without one, the table of docs/cost.md.
+`python -m docs.pages.cost ORDERS_A_DAY...` prints a column for each number.
 Contains the price list, the assumptions and the formula. Leaves out what depends on the shop (database, mail,
 warehouse, outgoing network, secrets, alerts) and every discount except the free tier.
 """
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,10 @@ class Month:
 
     tasks: float
     assumptions: Assumptions = Assumptions()
+
+    @classmethod
+    def of_orders(cls, a_day: int) -> "Month":
+        return cls(max(1, a_day) * MONTH_DAYS * TASKS_AN_ORDER)
 
     @property
     def attempts(self) -> float:
@@ -149,21 +154,7 @@ def table(months: Sequence[Month]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main(arguments: Sequence[str]) -> int:
-    try:
-        months = [Month(_positive(argument) * MONTH_DAYS * TASKS_AN_ORDER) for argument in arguments] or EXAMPLES
-    except ValueError as error:
-        sys.stderr.write(f"{error}: pass orders a day as a positive whole number, such as 10000\n")
-        return 2
-    sys.stdout.write(f"{table(months)}\n")
-    return 0
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(f"{text!r} is not positive")
-    return int(text)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    orders = argparse.ArgumentParser(description="Print what a month costs.")
+    orders.add_argument("orders", type=int, nargs="+", metavar="ORDERS_A_DAY")
+    sys.stdout.write(f"{table([Month.of_orders(count) for count in orders.parse_args().orders])}\n")

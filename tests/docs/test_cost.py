@@ -2,15 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from docs.pages.cost import Assumptions, Month, main, table
-from local.program import ROOT
+from docs.pages.cost import Assumptions, Month
 
 ONCE = Assumptions(attempts=1)
-
-
-def test_without_a_number_it_prints_the_table_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    assert capsys.readouterr().out in (ROOT / "docs" / "cost.md").read_text()
 
 
 # By hand: what a month of these tasks costs, item by item.
@@ -49,12 +43,5 @@ def test_a_queue_ends_at_500_dispatches_in_the_busiest_second(tasks: float, queu
     assert Month(tasks, ONCE).queues == queues
 
 
-def test_orders_a_day_are_three_tasks_each_for_thirty_days(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["100", "20000"]) == 0
-    assert capsys.readouterr().out == f"{table([Month(9000), Month(1_800_000)])}\n"
-
-
-@pytest.mark.parametrize("argument", ["many", "1.5", "0", "-3"])
-def test_what_is_no_number_of_orders_is_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([argument]) == 2
-    assert "such as 10000" in capsys.readouterr().err
+def test_orders_a_day_are_three_tasks_each_for_thirty_days() -> None:
+    assert [Month.of_orders(orders).tasks for orders in (100, 20_000)] == [9000, 1_800_000]

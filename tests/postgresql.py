@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a benchmark or for the tests."""
+"""A PostgreSQL server for the tests or for a benchmark."""
 
 import os
 import pwd
