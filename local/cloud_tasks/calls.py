@@ -45,7 +45,7 @@ class Call(NamedTuple):
     kind: str
     """The kind of that resource, such as `queue`."""
     path: re.Pattern[str]
-    """Path over REST; its group is the resource."""
+    """Path over REST below the version; its group is the resource."""
     body: str
     """The request's field that the JSON body fills. `*` is the request itself; empty if there is no body."""
 
@@ -65,7 +65,7 @@ def _calls(service: str, prefix: str, requests: Any, *rows: tuple[str, str, Any,
             verb,
             field,
             noun.lower(),
-            re.compile(f"/v2(?:beta3)?/({_PATTERNS[noun]}){suffix}"),
+            re.compile(f"({_PATTERNS[noun]}){suffix}"),
             *body or ["*" if verb == "POST" else ""],
         )
 

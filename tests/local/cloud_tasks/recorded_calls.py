@@ -97,7 +97,7 @@ class Caller:
             paths = request.update_mask.paths
             if not paths or not all(re.fullmatch(r"[a-z_.]+", path) for path in paths):
                 return None
-        address = urllib.parse.quote(path) + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        address = urllib.parse.quote(f"/v2/{path}") + (f"?{urllib.parse.urlencode(query)}" if query else "")
         return call.verb, address, None if body is None else json.dumps(body).encode()
 
     def _over_rest(self, call: Call, verb: str, path: str, body: bytes | None) -> Any:  # noqa: ANN401 - any message
