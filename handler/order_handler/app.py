@@ -220,7 +220,7 @@ def _severity(attempt: Attempt) -> int:
         case End.REFUSED:
             return logging.WARNING
         case End.DEAD_LETTERED:
-            return logging.WARNING if attempt.permanent else logging.ERROR
+            return logging.WARNING if attempt.permanent or attempt.trouble else logging.ERROR
         case End.FAILED:
             return logging.WARNING if attempt.will_retry and not attempt.trouble else logging.ERROR
 

@@ -36,6 +36,8 @@ class Attempt(NamedTuple):
     """None if the body is not a valid order."""
     permanent: bool = False
     """Another attempt would end the same way. The caller may hear why."""
+    kind: str = "PermanentError"
+    """The class of the error."""
     failure: BaseException | None = None
     """An exception that no action foresees: the log shows its stack."""
     dead_letter: str | None = None
@@ -82,25 +84,29 @@ class Attempts:
         # A replayed dead letter stays in its queue.
         if not attempt.permanent or delivery.max_attempts is None:
             return attempt._replace(will_retry=not delivery.is_last)
-        stored = await self._dead_letters.store(delivery, body, attempt.message)
-        return self._failed(attempt, stored)
+        return _kept(attempt, await self._store(attempt, delivery, body))
 
     async def _make_last(self, delivery: Delivery, body: bytes, order: Order) -> Attempt:
-        stored = await self._dead_letters.reserve(delivery, body)
-        if stored.outcome is Outcome.LIVE:
-            message = "An earlier last attempt did not end: the entry that it stored keeps the order"
-            attempt = Attempt(End.FAILED, message, order, permanent=True)
-            return self._failed(attempt, stored)
+        reserved = await self._dead_letters.reserve(delivery, body)
+        if reserved.outcome is Outcome.LIVE:
+            message = "Not run again: a dead letter of an earlier last attempt keeps the order"
+            return _kept(Attempt(End.FAILED, message, order, permanent=True), reserved)
         attempt = await self._run(order, delivery)
-        if attempt.end is End.FAILED:
-            return self._failed(attempt, stored)
-        # Also if the entry is not known to be stored: it may be there all the same.
-        still_there = await self._dead_letters.release(delivery, body)
-        troubles = [
-            *([f"Not stored: {stored.reason}"] if stored.outcome in (Outcome.NOT_STORED, Outcome.INVALID) else []),
-            *([f"The entry may still be there: {still_there}"] if still_there else []),
-        ]
-        return attempt._replace(trouble="; ".join(troubles)) if troubles else attempt
+        if attempt.end is not End.FAILED:
+            # Also the entries that are not known to be stored: they may be there all the same.
+            left = await self._dead_letters.release(delivery, body, failed=False)
+            troubles = [] if reserved.safe else [f"Not stored: {reserved.reason}"]
+            return _troubled(attempt, *troubles, left and f"The entry may still be there: {left}")
+        failed = await self._store(attempt, delivery, body)
+        if failed.safe:
+            left = await self._dead_letters.release(delivery, body, failed=True)
+            return _troubled(_kept(attempt, failed), left and f"The reservation may still be there: {left}")
+        if reserved.safe:
+            return _troubled(_kept(attempt, reserved), f"The reason is not stored: {failed.reason}")
+        return _kept(attempt, failed)
+
+    async def _store(self, attempt: Attempt, delivery: Delivery, body: bytes) -> Stored:
+        return await self._dead_letters.store(delivery, body, attempt.message, attempt.kind)
 
     async def _run(self, order: Order, delivery: Delivery | None) -> Attempt:
         try:
@@ -112,13 +118,20 @@ class Attempts:
         except PermanentError as error:
             return Attempt(End.FAILED, str(error), order, permanent=True)
         except TransientError as error:
-            return Attempt(End.FAILED, str(error), order)
+            return Attempt(End.FAILED, str(error), order, kind="TransientError")
         # Cancelled: the order outlasted the grace, and another instance has to try again.
         except (Exception, asyncio.CancelledError) as error:
-            return Attempt(End.FAILED, repr(error), order, failure=error)
+            stopped = isinstance(error, asyncio.CancelledError)
+            message = "The instance stopped while the order ran" if stopped else repr(error)
+            return Attempt(End.FAILED, message, order, kind=type(error).__name__, failure=error)
 
-    def _failed(self, attempt: Attempt, stored: Stored) -> Attempt:
-        """Returns the failed attempt, after the dead-letter queue was asked to store its order."""
-        if stored.outcome in (Outcome.NOT_STORED, Outcome.INVALID):
-            return attempt._replace(trouble=f"Not stored: {stored.reason}")
+
+def _kept(attempt: Attempt, stored: Stored) -> Attempt:
+    """Returns the failed attempt, after the dead-letter queue was asked to store its order."""
+    if stored.safe:
         return attempt._replace(end=End.DEAD_LETTERED, dead_letter=stored.name)
+    return attempt._replace(trouble=f"Not stored: {stored.reason}")
+
+
+def _troubled(attempt: Attempt, *troubles: str | None) -> Attempt:
+    return attempt._replace(trouble="; ".join(filter(None, troubles)) or None)

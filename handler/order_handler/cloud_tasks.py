@@ -66,12 +66,22 @@ class CloudTasks:
         try:
             await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)
         except AlreadyExists:
-            return await self._find(entry.name)
+            return Stored(Outcome.EXISTS)
         except InvalidArgument as error:
             return Stored(Outcome.INVALID, str(error))
         except GoogleAPICallError as error:
-            return Stored(Outcome.NOT_STORED, str(error))
+            return Stored(Outcome.UNKNOWN, str(error))
         return Stored(Outcome.STORED)
+
+    async def find(self, name: str) -> Stored:
+        """Tells a live entry from one that was deleted within a day: both make CreateTask answer ALREADY_EXISTS."""
+        try:
+            await self._client.get_task(name=name, retry=None, timeout=CALL_SECONDS)
+        except NotFound as error:
+            return Stored(Outcome.BLOCKED, str(error))
+        except GoogleAPICallError as error:
+            return Stored(Outcome.UNKNOWN, str(error))
+        return Stored(Outcome.LIVE)
 
     async def delete(self, name: str) -> str | None:
         """Returns why the entry may still be there, or None."""
@@ -99,11 +109,3 @@ class CloudTasks:
 
     async def close(self) -> None:
         await self._client.transport.close()  # type: ignore[no-untyped-call]
-
-    async def _find(self, name: str) -> Stored:
-        """Tells a live entry from one that was deleted within a day: both make CreateTask answer ALREADY_EXISTS."""
-        try:
-            await self._client.get_task(name=name, retry=None, timeout=CALL_SECONDS)
-        except GoogleAPICallError as error:
-            return Stored(Outcome.NOT_STORED, str(error))
-        return Stored(Outcome.LIVE)

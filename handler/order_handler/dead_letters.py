@@ -1,8 +1,9 @@
 """The dead-letter queue: a paused queue that keeps the orders that cannot be processed, until somebody replays them.
 
-Owns an entry's name, content and due time, and what an answer of the service means: an order counts as safe only if its
-entry is known to be there. The official client is opened at the first use, since it costs a second and 50 MB. Most
-instances never need it.
+An order has two entries: a reservation, which its last attempt stores before it runs, and the entry of a failure, with
+the reason. Owns their names, content and due times, and what an answer of the service means: an order counts as safe
+only if one of them is known to be there. The official client is opened at the first use, since it costs a second and
+50 MB. Most instances never need it.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
+from order_handler import logs
 from order_handler.delivery import Delivery
 
 MARGIN_SECONDS = 60
-"""Added to the handler's timeout: an entry of a last attempt may be replayed only when its run is over."""
+"""Added to the handler's timeout: a reservation may be replayed only when its run is over."""
 
 OPEN_SECONDS = 15.0
 """Limit of loading the official client and of the wait for its credentials."""
@@ -29,20 +31,29 @@ _LARGE_BODY = 2**20 - 2000
 
 class Outcome(enum.Enum):
     STORED = "stored"
+    EXISTS = "exists"
+    """An entry of this name is there, or was deleted within a day."""
     LIVE = "live"
-    """It was there already, with this very message."""
-    NOT_STORED = "not stored"
-    """It is not known to be there."""
+    """It is there, with this very message."""
+    BLOCKED = "blocked"
+    """It was deleted within a day, or was never there."""
+    UNKNOWN = "unknown"
+    """Cloud Tasks did not say, or refused."""
     INVALID = "invalid"
-    """Cloud Tasks refuses it. It may be too large."""
+    """Cloud Tasks refuses such a task. It may be too large."""
 
 
 class Stored(NamedTuple):
     outcome: Outcome
     reason: str | None = None
-    """Why it is not stored."""
+    """Why it is not known to be stored."""
     name: str = ""
     """Short name of the entry."""
+
+    @property
+    def safe(self) -> bool:
+        """Whether the order cannot be lost any more."""
+        return self.outcome in (Outcome.STORED, Outcome.LIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,7 @@ class Api(Protocol):
     """Cloud Tasks, as far as dead letters need it."""
 
     async def create(self, entry: Entry) -> Stored: ...
+    async def find(self, name: str) -> Stored: ...
     async def delete(self, name: str) -> str | None: ...
     async def close(self) -> None: ...
 
@@ -81,31 +93,32 @@ class DeadLetters:
         """Returns whether the delivery is a replay of an entry."""
         return delivery.queue == self._queue_id
 
-    def names(self, delivery: Delivery, body: bytes) -> list[str]:
-        """The entry's short name, and the shorter one that a large body may need.
-
-        They are the same for each attempt of a task, and others for another body.
-        """
-        name = hashlib.sha256(b"\0".join([(delivery.queue or "").encode(), delivery.task.encode(), body])).hexdigest()
-        return [name, name[:32]] if len(body) > _LARGE_BODY else [name]
-
-    async def store(self, delivery: Delivery, body: bytes, reason: str) -> Stored:
-        """Keeps an order that no retry can help."""
-        return await self._create(delivery, body, reason, None)
-
     async def reserve(self, delivery: Delivery, body: bytes) -> Stored:
-        """Keeps an order that is about to run for the last time, so that a crash of that run cannot lose it."""
-        reason = "The last attempt failed or did not end. The log lines of this task say more"
-        return await self._create(delivery, body, reason, datetime.now(UTC) + self._reserved_for)
+        """Keeps an order that is about to run for the last time, so that a crash of that run cannot lose it.
 
-    async def release(self, delivery: Delivery, body: bytes) -> str | None:
-        """Deletes the entry of an order that is done. Returns why it may still be there, or None.
-
-        The replay of an entry that is still there does nothing.
+        LIVE if an earlier last attempt stored it, whether that attempt did not end or failed.
         """
+        reason = "The last attempt did not end, or its failure was not stored. The log lines of this task say more"
+        due = datetime.now(UTC) + self._reserved_for
+        reserved = await self._create(_names(delivery, body), delivery, body, reason, "Unfinished", due)
+        if reserved.outcome is Outcome.BLOCKED:
+            failed = [await self._find(name) for name in _names(delivery, body, failed=True)]
+            return next((entry for entry in failed if entry.outcome is Outcome.LIVE), reserved)
+        return reserved
+
+    async def store(self, delivery: Delivery, body: bytes, reason: str, kind: str) -> Stored:
+        """Keeps an order that failed for good. It may be replayed at once. `kind`: the class of the error."""
+        return await self._create(_names(delivery, body, failed=True), delivery, body, reason, kind, None)
+
+    async def release(self, delivery: Delivery, body: bytes, *, failed: bool) -> str | None:
+        """Deletes the reservation, and the entry of a failure too unless the order `failed`.
+
+        Returns why one may still be there, or None. The replay of an entry whose order is done does nothing.
+        """
+        names = _names(delivery, body) + ([] if failed else _names(delivery, body, failed=True))
         try:
             api = await self._open()
-            troubles = [await api.delete(self._path(name)) for name in self.names(delivery, body)]
+            troubles = [await api.delete(self._path(name)) for name in names]
         except Exception as error:
             return repr(error)
         return next(filter(None, troubles), None)
@@ -114,36 +127,58 @@ class DeadLetters:
         if self._api:
             await self._api.close()
 
-    async def _create(self, delivery: Delivery, body: bytes, reason: str, due: datetime | None) -> Stored:
+    async def _create(
+        self, names: list[str], delivery: Delivery, body: bytes, reason: str, kind: str, due: datetime | None
+    ) -> Stored:
         headers = {
             "Content-Type": "application/json",
-            "X-Dead-Letter-Reason": _header(reason[:_REASON_LENGTH])[:_REASON_LENGTH],
+            "X-Dead-Letter-Reason": _header(logs.redacted(reason))[:_REASON_LENGTH],
+            "X-Dead-Letter-Kind": kind,
             "X-Dead-Letter-Task": _header(delivery.task[:_TASK_LENGTH]),
             "X-Dead-Letter-Attempts": str(delivery.attempt or "unknown"),
         }
-        name, *shorter = self.names(delivery, body)
+        name, *shorter = names
         # A task just below 1 MiB leaves no room for the headers, and perhaps not even for the whole name.
         variants = [(name, headers), *([(name, {})] if shorter else []), *((short, {}) for short in shorter)]
         try:
             api = await self._open()
             for name, kept in variants:
-                entry = Entry(self._path(name), body, kept, due, self._deadline)
-                stored = (await api.create(entry))._replace(name=name)
+                stored = await api.create(Entry(self._path(name), body, kept, due, self._deadline))
+                if stored.outcome is Outcome.EXISTS:
+                    return await self._find(name)
                 if stored.outcome is not Outcome.INVALID:
-                    return stored
-            return stored
+                    break
+            return stored._replace(name=name)
         # Also without credentials or memory: whatever the reason, the order is not safe.
         except Exception as error:
-            return Stored(Outcome.NOT_STORED, repr(error))
+            return Stored(Outcome.UNKNOWN, repr(error))
+
+    async def _find(self, name: str) -> Stored:
+        """LIVE, BLOCKED or UNKNOWN."""
+        try:
+            return (await (await self._open()).find(self._path(name)))._replace(name=name)
+        except Exception as error:
+            return Stored(Outcome.UNKNOWN, repr(error))
 
     def _path(self, name: str) -> str:
         return f"{self._queue}/tasks/{name}"
 
     async def _open(self) -> Api:
-        async with asyncio.timeout(OPEN_SECONDS), self._opening:
-            if self._api is None:
-                self._api = await self._open_api()
-            return self._api
+        if self._api is None:
+            async with asyncio.timeout(OPEN_SECONDS), self._opening:
+                if self._api is None:
+                    self._api = await self._open_api()
+        return self._api
+
+
+def _names(delivery: Delivery, body: bytes, *, failed: bool = False) -> list[str]:
+    """The short name of the reservation, or of the entry of a failure, and the shorter one that a large body may need.
+
+    They are the same for each attempt of a task, and others for another body.
+    """
+    parts = [(delivery.queue or "").encode(), delivery.task.encode(), body, *([b"failed"] if failed else [])]
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()
+    return [name, name[:32]] if len(body) > _LARGE_BODY else [name]
 
 
 def _header(text: str) -> str:

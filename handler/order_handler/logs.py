@@ -81,20 +81,25 @@ def _line(
 ) -> str:
     line: dict[str, object] = {
         "severity": severity,
-        "message": _redacted(message[:MAX_MESSAGE]),
+        "message": redacted(message),
         "time": datetime.fromtimestamp(seconds, UTC),
     }
     for known in (fields, _context.get() or {}):
         line.update({name: value for name, value in known.items() if value is not None})
     if failure:
         # Error Reporting looks for failures in this field.
-        line["stack_trace"] = _redacted("".join(traceback.format_exception(failure)).rstrip()[-MAX_STACK:])
+        line["stack_trace"] = _mask("".join(traceback.format_exception(failure)).rstrip()[-MAX_STACK:])
     return orjson.dumps(line, option=orjson.OPT_UTC_Z).decode()
 
 
-def _redacted(text: str) -> str:
-    return _WORD.sub(_redacted_word, text) if "@" in text else text
+def redacted(message: str) -> str:
+    """A message, without what is private and not too long."""
+    return _mask(message[:MAX_MESSAGE])
 
 
-def _redacted_word(word: re.Match[str]) -> str:
+def _mask(text: str) -> str:
+    return _WORD.sub(_masked, text) if "@" in text else text
+
+
+def _masked(word: re.Match[str]) -> str:
     return "***@***" if "@" in word[0][1:-1] else word[0]
