@@ -5,6 +5,7 @@ call. So all interleavings of two deliveries and a replay, with faults and kills
 """
 
 from collections.abc import Generator, Iterator
+from contextvars import copy_context
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -83,10 +84,11 @@ def step(delivery: Delivery, answers: tuple[Any, ...]) -> Call | Attempt:
     dead_letters = DeadLetters(DEAD_LETTER_QUEUE, 300, open_api)
     dead_letters._api = Api()
     run = Attempts(Effects({"update_inventory": Deed()}), dead_letters).make(delivery, BODY)
+    context = copy_context()
     try:
-        call = run.send(None)
+        call = context.run(run.send, None)
         for answer in answers:
-            call = run.send(answer)
+            call = context.run(run.send, answer)
         run.close()
     except StopIteration as end:
         attempt: Attempt = end.value
