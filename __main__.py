@@ -12,9 +12,10 @@ from components.task_invoker import TaskInvoker
 from components.task_queue import TaskQueue
 
 s = configuration.load()
-apis = Apis("apis", s.project, [*APIS, "cloudscheduler"] if s.has_outbox else APIS)
+apis = Apis("apis", s.project, [*APIS, *s.further_apis])
 audience = f"https://handler.invalid/{s.project}/{pulumi.get_stack()}"  # no rename of service or account changes it
-scope: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region}
+labels = {"stack": pulumi.get_stack().lower().replace(".", "-")[:63], **s.labels}
+scope: ProjectArgs = {"apis": apis, "project": s.project, "location": s.region, "labels": labels}
 
 image = HandlerImage("handler-image", {**scope, **s.image, "image_name": s.service["service_name"]})
 service = HandlerService(

@@ -104,8 +104,8 @@ def _value(setting: Setting, text: str) -> Any:  # noqa: ANN401 - the setting's 
     elif setting.type == dict[str, str]:
         value = json.loads(text)
         accepted = isinstance(value, dict) and all(
-            re.fullmatch(rule.pattern, name, re.ASCII) and isinstance(variable, str) and variable
-            for name, variable in value.items()
+            re.fullmatch(rule.pattern, name, re.ASCII) and isinstance(item, str) and re.fullmatch(rule.item, item)
+            for name, item in value.items()
         )
     else:
         items = json.loads(text)

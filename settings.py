@@ -18,6 +18,7 @@ MAX_BACKOFF_SECONDS = 31 * 24 * 3600
 """Cloud Tasks deletes a task after 31 days."""
 DEAD_LETTER_CONCURRENCY = 5
 """How many dead letters a replay sends at once."""
+INGRESS = ("all", "internal-and-cloud-load-balancing", "internal")
 RELAY_CONCURRENCY = 2
 """Requests of the relay at once: a pass, and the next one if the first is slow."""
 
@@ -33,7 +34,9 @@ class Rule(NamedTuple):
     accepts: str = ""
     """The pattern in words."""
     example: str = ""
-    """An item of a list, for the error message."""
+    """An item of a list, or key and value of a map, for the error message."""
+    item: str = r"(?s:.+)"
+    """The pattern of a map's values."""
     secret: bool = False
     """The value must be encrypted and is never shown."""
     url: bool = False
@@ -49,6 +52,13 @@ _HOST = (
 )
 _WORD = r"(?:[^\s:@/?#\[\]%]|%[0-9A-Fa-f]{2})+"
 _ATOM = r"(?:[A-Za-z0-9!'*+=_~-]|%2[Bb])+"
+_LOCAL_HOST = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
+_TLS = (
+    rf"(?:postgresql://(?:[^@/?]*@)?{_LOCAL_HOST}?(?::[0-9]+)?(?=[/?]|\Z)(?!.*[?&]host(?:addr)?=(?!/[^,&]*(?:&|\Z)))"
+    r"|(?!.*[?&]sslmode=(?!(?:require|verify-ca|verify-full)(?:&|\Z))).*[?&]sslmode=)"
+)
+"""Begins every URL of a database on this machine or in a socket, and of others if they require TLS."""
+_ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _ACCOUNT_ID: dict[str, Any] = {
     "pattern": r"[a-z][a-z0-9-]{4,28}[a-z0-9]",
     "accepts": "6 to 30 lower-case letters, digits and hyphens; the first a letter, the last not a hyphen",
@@ -107,7 +117,7 @@ _VARIABLES: dict[str, Any] = {
     "pattern": rf"(?!({_RESERVED})\Z)[A-Z][A-Z0-9_]{{0,99}}",
     "accepts": "a map of variables to texts; the names are upper-case letters, digits and underscores, and neither "
     "Cloud Run nor the program sets them",
-    "example": "NAME",
+    "example": "NAME VALUE",
 }
 
 
@@ -176,6 +186,42 @@ class ServiceSettings(TypedDict):
     handler_account: Annotated[
         str, Rule("task-handler-sa", "Id of the service account that the handler runs as", **_ACCOUNT_ID)
     ]
+    ingress: Annotated[
+        str,
+        Rule(
+            "all",
+            "Networks whose requests reach the service, beside Cloud Tasks and Cloud Scheduler of its own project",
+            pattern="|".join(INGRESS),
+            accepts=", ".join(INGRESS),
+        ),
+    ]
+    vpc_network: Annotated[
+        str,
+        Rule(
+            "",
+            "VPC network that the handler reaches private addresses through, such as a database's",
+            pattern=rf"(?:(?:projects/[^/\s]+/global/networks/)?{_ID})?",
+            accepts="a network's name, `projects/PROJECT_ID/global/networks/NAME`, or nothing",
+        ),
+    ]
+    vpc_subnetwork: Annotated[
+        str,
+        Rule(
+            "",
+            "Subnetwork of the service's addresses. If empty, the one in the region with the network's name",
+            pattern=rf"(?:(?:projects/[^/\s]+/regions/[^/\s]+/subnetworks/)?{_ID})?",
+            accepts="a subnetwork's name, `projects/PROJECT_ID/regions/REGION/subnetworks/NAME`, or nothing",
+        ),
+    ]
+    cloud_sql_instance: Annotated[
+        str,
+        Rule(
+            "",
+            "Cloud SQL instance whose socket the handler gets, in /cloudsql",
+            pattern=r"(?:(?:[a-z0-9.-]+:)?[a-z0-9-]+:[a-z0-9-]+:[a-z][a-z0-9-]{0,97})?",
+            accepts="`PROJECT_ID:REGION:INSTANCE`, or nothing",
+        ),
+    ]
 
 
 class EffectSettings(TypedDict):
@@ -188,10 +234,11 @@ class EffectSettings(TypedDict):
         Rule(
             "",
             "Secret: database of the orders, the stock and the ledger of effects",
-            pattern=rf"(?=[!-~]+\Z)postgresql://(?:{_WORD}(?::{_WORD})?@)?"
+            pattern=rf"(?=[!-~]+\Z)(?={_TLS})postgresql://(?:{_WORD}(?::{_WORD})?@)?"
             rf"(?:{_HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
             r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?",
-            accepts="a URL `postgresql://USER:PASSWORD@HOST/DATABASE`, percent-encoded",
+            accepts="a URL `postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=require`, percent-encoded; only a socket "
+            "or this machine needs no sslmode",
             secret=True,
             url=True,
         ),
@@ -355,6 +402,17 @@ class Settings:
             example="serviceAccount:WEB_APP@PROJECT_ID.iam.gserviceaccount.com",
         ),
     ]
+    labels: Annotated[
+        dict[str, str],
+        Rule(
+            {},
+            "More labels of everything that takes labels, beside `stack`",
+            pattern=r"[a-z][a-z0-9_-]{0,62}",
+            accepts="a map of labels to texts; both are up to 63 lower-case letters, digits, hyphens and underscores",
+            example="team shop",
+            item=r"[a-z0-9_-]{0,63}",
+        ),
+    ]
     queue: QueueSettings
     image: ImageSettings
     service: ServiceSettings
@@ -374,6 +432,12 @@ class Settings:
     def has_outbox(self) -> bool:
         """Whether the handler relays the outbox, a table in its database."""
         return bool(self.effects["database_url"])
+
+    @property
+    def further_apis(self) -> list[str]:
+        """The APIs of what only some stacks have."""
+        chosen = {"cloudscheduler": self.has_outbox, "sqladmin": bool(self.service["cloud_sql_instance"])}
+        return [api for api in chosen if chosen[api]]
 
     @property
     def task_queue(self) -> str:
@@ -440,7 +504,7 @@ class Setting(NamedTuple):
         """The command that sets an accepted value."""
         if self.rule.default == {}:
             secret = "--secret " if self.rule.secret else ""
-            return f"set one: pulumi config set {secret}--path {self.key}.{self.rule.example} VALUE"
+            return f"set one: pulumi config set {secret}--path {self.key}.{self.rule.example}"
         if self.rule.secret:
             return f"set it: pulumi config set --secret {self.key}"
         if isinstance(self.rule.default, tuple):
@@ -500,6 +564,9 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         if isinstance(value, tuple) and len(set(value)) < len(value):
             yield key, "must name each item once; remove the duplicate"
+    socket = re.search(r"[?&]host=/cloudsql/([^&]*)", values["databaseUrl"])
+    if socket and socket[1] != values["cloudSqlInstance"]:
+        yield "cloudSqlInstance", "must be the instance that databaseUrl names in host=/cloudsql/; change one of them"
     for name in sorted(values["environment"].keys() & values["secrets"].keys()):
         yield "environment", f"must not contain {name}, which secrets contains too; remove one of them"
     for action, variable, setting, broken in _unmet_needs(values):

@@ -3,7 +3,7 @@
 Enables them, and leaves them enabled when the stack is destroyed: something else in the project may use them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 import pulumi
@@ -42,10 +42,12 @@ class Apis(pulumi.ComponentResource):
 
 
 class ProjectArgs(TypedDict):
-    """What every component needs: the project, its region and its enabled APIs."""
+    """What every component needs: the project, its region, its enabled APIs and its labels."""
 
     apis: Apis
     """Each resource depends on the API that creates it."""
     project: str
     location: str
     """Region of queues, image and service."""
+    labels: Mapping[str, str]
+    """Labels of everything that takes labels."""

@@ -35,6 +35,7 @@ class HandlerImage(pulumi.ComponentResource):
             location=args["location"],
             repository_id=args["repository_name"],
             format="DOCKER",
+            labels=args["labels"],
             description="Images of the order handler",
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["artifactregistry"]]),
         )

@@ -1,15 +1,21 @@
 """The private Cloud Run service that handles the tasks.
 
-Owns the service, the account that it runs as, and its secrets, which only that account may read. Cloud Run checks every
-caller. The handler's other rights are granted by the component that owns the resource.
+Owns the service, the account that it runs as, its secrets, which only that account may read, and its way to a private
+database. Cloud Run checks every caller. The handler's other rights are granted by the component that owns the resource.
 """
 
 from collections.abc import Mapping
 
 import pulumi
-from pulumi_gcp import cloudrunv2, secretmanager, serviceaccount
+from pulumi_gcp import cloudrunv2, projects, secretmanager, serviceaccount
 
 from components.apis import ProjectArgs
+
+_INGRESS = {
+    "all": "INGRESS_TRAFFIC_ALL",
+    "internal-and-cloud-load-balancing": "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER",
+    "internal": "INGRESS_TRAFFIC_INTERNAL_ONLY",
+}
 
 
 class HandlerServiceArgs(ProjectArgs):
@@ -26,6 +32,13 @@ class HandlerServiceArgs(ProjectArgs):
     min_instances: int
     """Instances that are kept ready, billed while idle."""
     max_instances: int
+    ingress: str
+    """`all`, `internal-and-cloud-load-balancing` or `internal`."""
+    vpc_network: str
+    """Network of private addresses; if this and the subnetwork are empty, the handler reaches public ones only."""
+    vpc_subnetwork: str
+    cloud_sql_instance: str
+    """`PROJECT:REGION:INSTANCE` whose socket the handler gets; empty for none."""
     container_concurrency: int
     """Requests that one instance handles at once."""
     max_attempts: int
@@ -47,7 +60,8 @@ class HandlerServiceArgs(ProjectArgs):
 
 class HandlerService(pulumi.ComponentResource):
     """cloud-run-tasks:index:HandlerService. Produces: Account `<name>-account`, Service `<name>`,
-    and per secret a Secret, SecretVersion and SecretIamMember `<name>-<secret>`."""
+    per secret a Secret, SecretVersion and SecretIamMember `<name>-<secret>`,
+    and with a Cloud SQL instance projects.IAMMember `<name>-cloud-sql`."""
 
     service_name: pulumi.Output[str]
     """The service's name; known when the service exists."""
@@ -85,8 +99,10 @@ class HandlerService(pulumi.ComponentResource):
                 secret = secretmanager.Secret(
                     f"{name}-{label}",
                     project=args["project"],
-                    secret_id=f"{args['service_name']}-{label}",
-                    replication={"auto": {}},
+                    # the place of a secret never changes, so another region is another secret
+                    secret_id=f"{args['service_name']}-{label}-{args['location']}",
+                    replication={"user_managed": {"replicas": [{"location": args["location"]}]}},
+                    labels=args["labels"],
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["secretmanager"]]),
                 )
                 version = secretmanager.SecretVersion(
@@ -112,23 +128,39 @@ class HandlerService(pulumi.ComponentResource):
                         opts=child,
                     )
                 )
+        database: cloudrunv2.ServiceTemplateArgsDict = {}
+        mounts: list[cloudrunv2.ServiceTemplateContainerVolumeMountArgsDict] = []
+        if args["vpc_network"] or args["vpc_subnetwork"]:
+            database["vpc_access"] = {
+                "egress": "PRIVATE_RANGES_ONLY",
+                "network_interfaces": [
+                    {"network": args["vpc_network"] or None, "subnetwork": args["vpc_subnetwork"] or None}
+                ],
+            }
+        if args["cloud_sql_instance"]:
+            database["volumes"] = [
+                {"name": "cloudsql", "cloud_sql_instance": {"instances": [args["cloud_sql_instance"]]}}
+            ]
+            mounts = [{"name": "cloudsql", "mount_path": "/cloudsql"}]
+            readable.append(_cloud_sql_client(f"{name}-cloud-sql", args, account.member, child))
         service = cloudrunv2.Service(
             name,
             project=args["project"],
             location=args["location"],
             name=args["service_name"],
             deletion_protection=args["deletion_protection"],
-            ingress="INGRESS_TRAFFIC_ALL",
+            ingress=_INGRESS[args["ingress"]],
+            labels=args["labels"],
             invoker_iam_disabled=False,
             custom_audiences=[args["audience"]],
+            scaling={"min_instance_count": args["min_instances"], "max_instance_count": args["max_instances"]},
             template={
+                **database,
                 "service_account": account.email,
                 "timeout": f"{args['handler_timeout_seconds']}s",
                 "max_instance_request_concurrency": args["container_concurrency"],
-                "scaling": {
-                    "min_instance_count": args["min_instances"],
-                    "max_instance_count": args["max_instances"],
-                },
+                # a revision's own limits, which keep their old value, or 100, unless they are written
+                "scaling": {"min_instance_count": 0, "max_instance_count": args["max_instances"]},
                 "containers": [
                     {
                         "image": args["image"],
@@ -155,6 +187,7 @@ class HandlerService(pulumi.ComponentResource):
                             "failure_threshold": 3,
                         },
                         "envs": environment,
+                        "volume_mounts": mounts or None,
                     }
                 ],
             },
@@ -164,3 +197,22 @@ class HandlerService(pulumi.ComponentResource):
         self.url = service.uri
         self.account_member = account.member
         self.register_outputs({"url": self.url, "account_member": self.account_member})
+
+
+def _cloud_sql_client(
+    name: str, args: HandlerServiceArgs, member: pulumi.Input[str], opts: pulumi.ResourceOptions
+) -> projects.IAMMember:
+    """The right to connect to the instance. The role exists on projects alone; a condition limits it."""
+    project, _, instance = args["cloud_sql_instance"].rsplit(":", 2)
+    path = f"projects/{project}/instances/{instance}"
+    return projects.IAMMember(
+        name,
+        project=project,
+        role="roles/cloudsql.client",
+        member=member,
+        condition={
+            "title": instance,
+            "expression": f'resource.name == "{path}" && resource.type == "sqladmin.googleapis.com/Instance"',
+        },
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[args["apis"]["sqladmin"]])),
+    )

@@ -188,6 +188,7 @@ class Monitoring(pulumi.ComponentResource):
                 display_name=f"{title}: {email}",
                 type="email",
                 labels={"email_address": email},
+                user_labels=args["labels"],
                 opts=after_apis,
             )
             for email in args["alert_emails"]
@@ -226,12 +227,13 @@ class Monitoring(pulumi.ComponentResource):
                 },
                 notification_channels=channels,
                 alert_strategy=strategy or None,
+                user_labels=args["labels"],
                 opts=after_apis,
             )
         dashboard = monitoring.Dashboard(
             name,
             project=project,
-            dashboard_json=json.dumps(_dashboard(title, names)),
+            dashboard_json=json.dumps({"labels": dict(args["labels"]), **_dashboard(title, names)}),
             opts=after_apis,
         )
         self.dashboard_url = dashboard.id.apply(

@@ -136,6 +136,10 @@ def grants_by_list(resource: Resource) -> Iterator[str]:
     role, member = resource.properties.get("role", UNKNOWN), resource.properties.get("member", UNKNOWN)
     if role not in (*roles, UNKNOWN):
         yield f"{kind} grants {role}, which is not listed for it"
+    at = dict(parts(resource.properties))
+    condition = at.get("condition.expression", at.get("condition"))
+    if role == "roles/cloudsql.client" and condition is not UNKNOWN and "/instances/" not in str(condition):
+        yield f"{kind} grants {role} on every instance of a project, without a condition that names one"
     if member is not UNKNOWN and not re.fullmatch(members, str(member)):
         yield f"{kind} grants {role} to {member}, which is not a listed kind of member"
 
@@ -232,9 +236,12 @@ def dispatches_fit_the_service(resources: Sequence[Resource]) -> Iterator[str]:
     services = [dict(parts(each.properties)) for each in resources if each.type == SERVICE]
     sent = [at.get("rateLimits.maxConcurrentDispatches", UNKNOWN) for at in queues]
     taken = [
-        at.get(figure, UNKNOWN)
+        figure
         for at in services
-        for figure in ("template.scaling.maxInstanceCount", "template.maxInstanceRequestConcurrency")
+        for figure in (
+            at.get("scaling.maxInstanceCount", at.get("template.scaling.maxInstanceCount", UNKNOWN)),
+            at.get("template.maxInstanceRequestConcurrency", UNKNOWN),
+        )
     ]
     if services and UNKNOWN not in sent + taken:
         most = sum(map(operator.mul, taken[::2], taken[1::2]))

@@ -72,6 +72,16 @@ def secret_places(declared: Declared) -> list[int]:
     return [place for place, variable in enumerate(declared.container["envs"]) if "valueSource" in variable]
 
 
+def test_everything_that_takes_labels_has_the_stack_and_the_labels_of_the_settings() -> None:
+    declared = declare(labels='{"team": "shop"}', alertEmails='["on-call@shop.example"]')
+    labels = {"stack": "prod", "team": "shop"}
+    taking = [declared["Service handler"], *declared.of("Repository").values(), *declared.of("Secret").values()]
+    assert [each["labels"] for each in taking] == [labels] * 6
+    taking = [*declared.of("AlertPolicy").values(), *declared.of("NotificationChannel").values()]
+    assert [each["userLabels"] for each in taking] == [labels] * len(taking)
+    assert json.loads(declared["Dashboard monitoring"]["dashboardJson"])["labels"] == labels
+
+
 def test_every_location_is_the_region() -> None:
     declared = declare(region="europe-west1")
     assert {each.inputs.get("location", "europe-west1") for each in declared.resources.values()} == {"europe-west1"}

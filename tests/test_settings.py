@@ -147,6 +147,12 @@ def test_a_refused_text_is_named_with_its_key_and_a_remedy_that_works(key: str, 
             "must not be invokerAccount",
         ),
         (
+            {"databaseUrl": "postgresql:///o?host=/cloudsql/p:r:orders", "cloudSqlInstance": "p:r:orders"},
+            {"cloudSqlInstance": "p:r:other"},
+            "cloudSqlInstance",
+            "must be the instance that databaseUrl names",
+        ),
+        (
             {"producers": json.dumps([WEB, "group:web@example.com"])},
             {"producers": json.dumps([WEB, WEB])},
             "producers",

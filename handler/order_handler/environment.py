@@ -17,11 +17,17 @@ from order_handler.actions import ACTIONS
 _QUEUE = re.compile(r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}")
 _HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
-_DATABASE_FORM = "postgresql://USER:PASSWORD@HOST/DATABASE (or sqlite:///PATH)"
+_LOCAL_HOST = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
+_TLS = (
+    rf"(?:postgresql://(?:[^@/?]*@)?{_LOCAL_HOST}?(?::[0-9]+)?(?=[/?]|\Z)(?!.*[?&]host(?:addr)?=(?!/[^,&]*(?:&|\Z)))"
+    r"|(?!.*[?&]sslmode=(?!(?:require|verify-ca|verify-full)(?:&|\Z))).*[?&]sslmode=)"
+)
+"""Begins every URL of a database on this machine or in a socket, and of others if they require TLS."""
+_DATABASE_FORM = "postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=require (or sqlite:///PATH)"
 _DATABASE = Need(
     "DATABASE_URL",
     "Database of the orders, the stock and the ledger of effects",
-    rf"(?=[!-~]+\Z)postgresql://(?:{WORD}(?::{WORD})?@)?(?:{HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
+    rf"(?=[!-~]+\Z)(?={_TLS})postgresql://(?:{WORD}(?::{WORD})?@)?(?:{HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
     r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?",
     _DATABASE_FORM,
 )

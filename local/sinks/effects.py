@@ -16,7 +16,7 @@ from local.sinks.web_services import SIGNED, WebServices
 WEB_SERVICES = "http://local/"
 """What stands for the address of the web services while the program is evaluated; a variable's name follows."""
 PLACEHOLDERS = {
-    "databaseUrl": "postgresql://local/orders",
+    "databaseUrl": "postgresql://localhost/orders",
     "smtpUrl": "smtp://local?from=orders@shop.example",
     "warehouseUrl": f"{WEB_SERVICES}WAREHOUSE_URL",
     "warehouseSecret": "the-local-warehouse",

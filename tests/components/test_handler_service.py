@@ -16,7 +16,8 @@ LABELS = {key: VARIABLES[key].lower().replace("_", "-") for key in SECRETS}
 def test_the_service_is_private_and_billed_per_request(stack: str) -> None:
     service, container = declare(stack)["Service handler"], declare(stack).container
     assert service["invokerIamDisabled"] is False
-    assert service["ingress"] == "INGRESS_TRAFFIC_ALL"  # internal ingress would refuse Cloud Tasks of another project
+    assert service["ingress"] == "INGRESS_TRAFFIC_ALL"
+    assert declare(stack, ingress="internal")["Service handler"]["ingress"] == "INGRESS_TRAFFIC_INTERNAL_ONLY"
     assert "defaultUriDisabled" not in service
     assert container["resources"]["cpuIdle"] is True
     assert container["startupProbe"]["periodSeconds"] == 1  # the default of 10 s would lengthen a cold start
@@ -38,7 +39,8 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
     template = service["template"]
     assert template["timeout"] == "123s"
     assert declared.container["resources"]["limits"] == {"cpu": "1", "memory": "640Mi"}
-    assert template["scaling"] == {"minInstanceCount": 2, "maxInstanceCount": 7}
+    assert service["scaling"] == {"minInstanceCount": 2, "maxInstanceCount": 7}
+    assert template["scaling"] == {"minInstanceCount": 0, "maxInstanceCount": 7}
     assert template["maxInstanceRequestConcurrency"] == 13
     assert template["serviceAccount"] == "order-account@shop-project.iam.gserviceaccount.com"
     assert service["deletionProtection"] is False
@@ -74,6 +76,29 @@ def test_the_handler_can_read_the_environment_that_it_gets(stack: str, project: 
     assert set(environment.values) == set(secrets) - {"DATABASE_URL"}
 
 
+def test_a_private_network_is_reached_directly_and_for_private_addresses_alone() -> None:
+    template = declare(vpcNetwork="shop", vpcSubnetwork="run")["Service handler"]["template"]
+    assert template["vpcAccess"] == {
+        "egress": "PRIVATE_RANGES_ONLY",
+        "networkInterfaces": [{"network": "shop", "subnetwork": "run"}],
+    }
+    assert "vpcAccess" not in declare()["Service handler"]["template"]
+
+
+def test_the_handler_has_the_socket_of_its_cloud_sql_instance_and_the_right_to_that_one() -> None:
+    declared = declare(cloudSqlInstance="example.com:data:us-central1:orders")
+    [volume] = declared["Service handler"]["template"]["volumes"]
+    assert volume["cloudSqlInstance"] == {"instances": ["example.com:data:us-central1:orders"]}
+    assert declared.container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/cloudsql"}]
+    grant = declared["IAMMember handler-cloud-sql"]
+    assert (grant["project"], grant["role"], grant["member"]) == ("example.com:data", "roles/cloudsql.client", HANDLER)
+    assert '"projects/example.com:data/instances/orders"' in grant["condition"]["expression"]
+    assert {"IAMMember handler-cloud-sql", "Service apis-run"} <= declared.after("Service handler")
+    assert declared.after("IAMMember handler-cloud-sql") >= {"Service apis-sqladmin"}
+    assert not declare().of("IAMMember")
+    assert "volumeMounts" not in declare().container
+
+
 @pytest.mark.parametrize("preview", [False, True])
 def test_the_service_waits_for_its_account_and_the_right_to_read_its_secrets(preview: bool) -> None:
     after = declare(preview=preview).after("Service handler")
@@ -85,10 +110,12 @@ def test_the_service_waits_for_its_account_and_the_right_to_read_its_secrets(pre
 @pytest.mark.parametrize("key", SECRETS)
 def test_each_secret_reaches_the_variable_of_its_own_name_and_its_reader_alone(key: str) -> None:
     declared, label = declare(), LABELS[key]
-    secret = f"task-handler-prod-{label}"
+    secret = f"task-handler-prod-{label}-us-central1"
     reference = declared.environment[VARIABLES[key]]["secretKeyRef"]
     assert reference == {"secret": secret, "version": "1"}  # a number, so that a new value makes a new revision
     assert declared[f"Secret handler-{label}"]["secretId"] == secret
+    [replica] = declared[f"Secret handler-{label}"]["replication"]["userManaged"]["replicas"]
+    assert replica == {"location": "us-central1"}  # organisations refuse other places
     version = declared[f"SecretVersion handler-{label}"]
     assert version["secret"] == f"projects/shop-project/secrets/{secret}"
     assert version["secretData"] == SECRETS[key]

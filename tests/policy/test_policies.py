@@ -179,7 +179,7 @@ OF_RESOURCE: list[tuple[Callable[[Resource], Iterator[str]], str, dict[str, Any]
         (
             grants_by_list,
             type_,
-            {"role": role, "member": member, "condition": {"expression": "true"}},
+            {"role": role, "member": member, "condition": {"expression": 'resource.name == "projects/p/instances/i"'}},
             [f"{type_.rpartition(':')[2]} grants {role} to {member}, which is not a listed kind of member"],
         )
         for type_, role, member in (
@@ -192,7 +192,16 @@ OF_RESOURCE: list[tuple[Callable[[Resource], Iterator[str]], str, dict[str, Any]
             (PROJECT_MEMBER, "roles/cloudsql.client", "user:a@b.c"),
         )
     ),
-    (grants_by_list, PROJECT_MEMBER, {"role": "roles/cloudsql.client", "member": A}, []),
+    (
+        grants_by_list,
+        PROJECT_MEMBER,
+        {"role": "roles/cloudsql.client", "member": A, "condition": {"expression": "true"}},
+        ["IAMMember grants roles/cloudsql.client on every instance of a project, without a condition that names one"],
+    ),
+    *(
+        (grants_by_list, PROJECT_MEMBER, {"role": "roles/cloudsql.client", "member": A, "condition": condition}, [])
+        for condition in (UNKNOWN, {"expression": UNKNOWN}, {"expression": 'resource.name == "projects/p/instances/i"'})
+    ),
     (grants_by_list, QUEUE_MEMBER, {"role": "roles/cloudtasks.enqueuer", "member": f"{POOL}/attribute.a/b"}, []),
     (grants_by_list, MEMBER, {"role": UNKNOWN, "member": UNKNOWN}, []),
     (grants_by_list, "gcp:projects/iAMCustomRole:IAMCustomRole", {"permissions": ["run.jobs.run"]}, []),
@@ -272,9 +281,10 @@ def test_a_policy_finds_this_in_a_resource(
 
 
 def service(instances: object, requests: object, dead_letters: str = "") -> Resource:
-    template = {"scaling": {"maxInstanceCount": instances}, "maxInstanceRequestConcurrency": requests}
+    template = {"scaling": {"maxInstanceCount": 1000.0}, "maxInstanceRequestConcurrency": requests}
     envs = [{"name": "TASK_QUEUE", "value": PATH}, {"name": "DEAD_LETTER_QUEUE", "value": dead_letters}]
-    return Resource(SERVICE, {"template": {**template, "containers": [{"envs": envs}]}})
+    scaling = {"maxInstanceCount": instances}
+    return Resource(SERVICE, {"scaling": scaling, "template": {**template, "containers": [{"envs": envs}]}})
 
 
 def queue(concurrent: object = 20.0, **properties: object) -> Resource:
