@@ -20,23 +20,18 @@ if TYPE_CHECKING:
 
 OrderId = Annotated[
     str,
-    # what an index of PostgreSQL takes as a key
-    msgspec.Meta(min_length=1, max_length=500, pattern="^[^\\0]*$", description="text without NUL characters"),
+    # what an index of PostgreSQL takes as a key: no NUL
+    msgspec.Meta(min_length=1, max_length=500, pattern="^[^\\0]*$"),
 ]
-Key = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)",
-        description="1 to 64 letters, digits, dots, underscores and hyphens",
-    ),
-]
+Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 Email = Annotated[str, msgspec.Meta(min_length=1, max_length=320)]
 
 
 class AnyMessage(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     """What every message has. Its fields are camelCase in JSON; fields that it does not declare are ignored."""
 
-    action: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    action: Name
     key: Key | None = None
     """Tells several tasks of one order and action apart, such as a second refund."""
 

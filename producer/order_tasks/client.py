@@ -8,9 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from google.api_core import exceptions
 from google.cloud import tasks_v2
@@ -18,7 +17,7 @@ from google.cloud import tasks_v2
 from order_tasks import connection, outbox
 from order_tasks.config import Config
 from order_tasks.errors import IncompleteOrderError
-from order_tasks.message import message_request
+from order_tasks.message import TaskOptions, message_request
 from order_tasks.order import Order
 
 
@@ -52,28 +51,22 @@ class OrderTasks:
 
     def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
-        [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
-        return self._create(request)
+        [message] = Order(order_id, customer_email, (action,)).messages
+        return self._create(message.request(self._config))
 
     def create_task(
-        self,
-        action: str,
-        fields: Mapping[str, Any],
-        *,
-        key: str | None = None,
-        at: datetime | None = None,
-        delay: timedelta | float | None = None,
+        self, action: str, fields: Mapping[str, Any], **options: Unpack[TaskOptions]
     ) -> tasks_v2.Task | None:
         """Like `order_tasks.create_task`."""
-        return self._create(message_request(self._config, action, fields, key=key, at=at, delay=delay))
+        return self._create(message_request(self._config, action, fields, **options))
 
     def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
         """Like `order_tasks.process_new_order`."""
         order = Order(order_id, email)
-        requests = order.requests(self._config)
+        requests = [message.request(self._config) for message in order.messages]
         # Each call has its own threads: with shared threads, the orders of a busy web app would wait for each other.
         with ThreadPoolExecutor(len(requests)) as threads:
-            return _outcome(order, list(threads.map(self._attempt, requests.values()))).all_tasks()
+            return _outcome(order, list(threads.map(self._attempt, requests))).all_tasks()
 
     def publish(self, rows: Sequence[outbox.Row], delete: outbox.Delete | None = None) -> outbox.Published:
         """Create the tasks of committed outbox rows, and delete the rows whose tasks exist.
@@ -125,25 +118,19 @@ class AsyncOrderTasks:
 
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
-        [request] = Order(order_id, customer_email, (action,)).requests(self._config).values()
-        return await self._create(request)
+        [message] = Order(order_id, customer_email, (action,)).messages
+        return await self._create(message.request(self._config))
 
     async def create_task(
-        self,
-        action: str,
-        fields: Mapping[str, Any],
-        *,
-        key: str | None = None,
-        at: datetime | None = None,
-        delay: timedelta | float | None = None,
+        self, action: str, fields: Mapping[str, Any], **options: Unpack[TaskOptions]
     ) -> tasks_v2.Task | None:
         """Like `order_tasks.create_task`."""
-        return await self._create(message_request(self._config, action, fields, key=key, at=at, delay=delay))
+        return await self._create(message_request(self._config, action, fields, **options))
 
     async def process_new_order(self, order_id: str, email: str) -> Mapping[str, tasks_v2.Task | None]:
         """Like `order_tasks.process_new_order`."""
         order = Order(order_id, email)
-        return (await self._create_all(order, asyncio.Semaphore(len(order.actions)))).all_tasks()
+        return (await self._create_all(order, asyncio.Semaphore(len(order.messages)))).all_tasks()
 
     async def send_orders(
         self, orders: Iterable[Order] | AsyncIterable[Order], in_flight: int = 100
@@ -217,17 +204,18 @@ class AsyncOrderTasks:
             except Exception as error:
                 return error
 
-        return _outcome(order, await asyncio.gather(*map(attempt, order.requests(self._config).values())))
+        requests = [message.request(self._config) for message in order.messages]
+        return _outcome(order, await asyncio.gather(*map(attempt, requests)))
 
 
 def _outcome(order: Order, results: Sequence[tasks_v2.Task | Exception | None]) -> Outcome:
     tasks: dict[str, tasks_v2.Task | None] = {}
     failures: dict[str, Exception] = {}
-    for action, result in zip(dict.fromkeys(order.actions), results, strict=True):
+    for message, result in zip(order.messages, results, strict=True):
         if isinstance(result, Exception):
-            failures[action] = result
+            failures[message.action] = result
         else:
-            tasks[action] = result
+            tasks[message.action] = result
     return Outcome(order, tasks, failures)
 
 

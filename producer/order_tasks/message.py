@@ -1,74 +1,150 @@
-"""Messages of any action: what the published contract says of them, and their CreateTask requests."""
+"""Messages of any action, and their CreateTask requests: the body, the task's name, and when it runs.
 
+Refuses a message that the handler would refuse, and one whose task could get the name of another's.
+"""
+
+import hashlib
 import json
+import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from importlib.resources import files
-from typing import Any
+from typing import Any, TypedDict
 
 from google.cloud import tasks_v2
 
 from order_tasks.config import Config
+from order_tasks.contract import refusal
 from order_tasks.errors import InvalidOrderError
-from order_tasks.fields import problems
-from order_tasks.order import create_request, task_id
-from order_tasks.outbox import MAX_BODY_BYTES
 
 HORIZON = timedelta(days=30)
 """How far ahead Cloud Tasks schedules a task."""
 
+MAX_BODY_BYTES = 1000 * 1024
+"""Cloud Tasks limits the whole stored task to 1 MiB. The difference is room for its name, URL and token."""
 
-@cache
-def contract() -> Mapping[str, Any]:
-    """Action -> its message as a JSON Schema (`message`), and what it needs (`needs`). The handler publishes it."""
-    actions: Mapping[str, Any] = json.loads((files("order_tasks") / "contract.json").read_text())["actions"]
-    return actions
+PLACEHOLDER_URL = "https://handler.invalid"
+"""CreateTask requires a URL even if the queue has the handler's address and replaces it."""
+
+_MAX_TASK_ID = 100  # Cloud Tasks allows 500, but people read names in logs
+
+
+class TaskOptions(TypedDict, total=False):
+    """See `create_task`."""
+
+    key: str | None
+    at: datetime | None
+    delay: timedelta | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The message of one task. Raises InvalidOrderError if it cannot become a task that the handler takes."""
+
+    action: str
+    fields: Mapping[str, Any]
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if {"action", "key"} & set(self.fields):
+            raise InvalidOrderError("fields contain action or key: pass them as arguments of their own")
+        if self.key is None and self.order_id is None:
+            # otherwise all such messages would be the same
+            object.__setattr__(self, "key", secrets.token_hex(8))
+        if wrong := refusal(self._content()):
+            raise InvalidOrderError(wrong)
+        if (size := len(self.body())) > MAX_BODY_BYTES:
+            raise InvalidOrderError(f"the message has {size} bytes, more than {MAX_BODY_BYTES}: shorten it")
+
+    @property
+    def order_id(self) -> str | None:
+        return self.fields.get("orderId")
+
+    @property
+    def messages(self) -> tuple["Message"]:
+        return (self,)
+
+    def body(self) -> bytes:
+        """What the handler receives: JSON in UTF-8."""
+        try:
+            return json.dumps(self._content(), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidOrderError(f"the fields are not JSON: {type(error).__name__}") from error
+
+    def request(self, config: Config, due: datetime | None = None) -> tasks_v2.CreateTaskRequest:
+        """The CreateTask request."""
+        return create_request(config, task_id(self.order_id or "", self.action, self.key), self.body(), due=due)
+
+    def _content(self) -> dict[str, Any]:
+        return {"action": self.action, **self.fields, **({} if self.key is None else {"key": self.key})}
 
 
 def message_request(
     config: Config,
     action: str,
     fields: Mapping[str, Any],
-    *,
     key: str | None = None,
     at: datetime | None = None,
     delay: timedelta | float | None = None,
 ) -> tasks_v2.CreateTaskRequest:
     """The CreateTask request of one message. Raises InvalidOrderError before any call. See `create_task`."""
-    if action not in contract():
-        known = ", ".join(contract()) or "none"
-        raise InvalidOrderError(f"Unknown action: {str(action)[:100]}; the contract has {known}")
-    if {"action", "key"} & set(fields):
-        raise InvalidOrderError("fields contain action or key: pass them as arguments of their own")
-    if key is None and fields.get("orderId") is None:
-        key = secrets.token_hex(8)  # otherwise all such messages would be the same
-    message = {"action": action, **fields} if key is None else {"action": action, **fields, "key": key}
-    if wrong := problems(contract()[action]["message"], message):
-        raise InvalidOrderError(wrong)
-    try:
-        body = json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidOrderError(f"the fields are not JSON: {type(error).__name__}") from error
-    if len(body) > MAX_BODY_BYTES:
-        raise InvalidOrderError(f"the message has {len(body)} bytes, more than {MAX_BODY_BYTES}: shorten it")
-    order_id = str(fields.get("orderId") or "")
-    return create_request(config, task_id(order_id, action, key), body, due=_due(at, delay, datetime.now(UTC)))
+    now = datetime.now(UTC)
+    when = due(now, at, delay)
+    if when is not None and when > now + HORIZON:
+        raise InvalidOrderError(f"the task would run at {when}: Cloud Tasks schedules at most 30 days ahead")
+    return Message(action, fields, key).request(config, when)
 
 
-def _due(at: datetime | None, delay: timedelta | float | None, now: datetime) -> datetime | None:
+def due(now: datetime, at: datetime | None, delay: timedelta | float | None) -> datetime | None:
+    """When to run a task. Raises InvalidOrderError if that is no time."""
     if at is not None and delay is not None:
         raise InvalidOrderError("at and delay are both given: pass one of them")
     if at is not None and at.tzinfo is None:
         raise InvalidOrderError("at has no time zone: pass a time such as datetime.now(UTC)")
-    if delay is not None:
-        try:
-            at = now + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
-        except (OverflowError, ValueError) as error:
-            raise InvalidOrderError(f"delay is {delay!r}: it must be at most 30 days") from error
-        if at < now:
-            raise InvalidOrderError(f"delay is {delay!r}: it must not be negative")
-    if at is not None and at > now + HORIZON:
-        raise InvalidOrderError(f"the task would run at {at}: Cloud Tasks schedules at most 30 days ahead")
-    return at
+    if delay is None:
+        return at
+    try:
+        when = now + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
+    except (OverflowError, ValueError) as error:
+        raise InvalidOrderError(f"delay is {delay!r}: pass a number of seconds") from error
+    if when < now:
+        raise InvalidOrderError(f"delay is {delay!r}: it must not be negative")
+    return when
+
+
+def create_request(
+    config: Config,
+    task_id: str,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    due: datetime | None = None,
+) -> tasks_v2.CreateTaskRequest:
+    """The CreateTask request of one message. `due`: when to deliver it; without it, at once."""
+    # Without an audience it would be the task's whole URL, which Cloud Run does not accept.
+    token = tasks_v2.OidcToken(service_account_email=config.invoker_email, audience=config.service_url)
+    return tasks_v2.CreateTaskRequest(
+        parent=config.queue,
+        task=tasks_v2.Task(
+            name=f"{config.queue}/tasks/{task_id}",
+            http_request=tasks_v2.HttpRequest(
+                http_method=tasks_v2.HttpMethod.POST,
+                url=f"{config.service_url or PLACEHOLDER_URL}/process-order",
+                headers={"Content-Type": "application/json", **(headers or {})},
+                body=body,
+                oidc_token=token if config.invoker_email else None,
+            ),
+            schedule_time=due,
+        ),
+    )
+
+
+def task_id(order_id: str, action: str, key: str | None = None) -> str:
+    """The last part of a task's name: always the same for an order, action and key, and different from all others.
+
+    It starts with a hash, because sequential prefixes make creating named tasks slow. The rest is for people to read.
+    """
+    identity = f"{order_id}\0{action}" if key is None else f"{order_id}\0{action}#{key}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    readable = "-".join(part for part in (digest, action, order_id, key) if part)
+    return re.sub(r"[^A-Za-z0-9_-]", "-", readable)[:_MAX_TASK_ID]

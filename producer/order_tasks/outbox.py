@@ -31,7 +31,8 @@ from google.cloud import tasks_v2
 from order_tasks.config import Config
 from order_tasks.connection import async_call_options, call_options
 from order_tasks.errors import InvalidOrderError
-from order_tasks.order import NEW_ORDER_ACTIONS, Order, create_request, task_id
+from order_tasks.message import MAX_BODY_BYTES, create_request, task_id
+from order_tasks.order import NEW_ORDER_ACTIONS, Order
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -63,9 +64,6 @@ INDEX = "CREATE INDEX IF NOT EXISTS ix_outbox_added_at ON outbox (added_at)"
 
 INSERT = "INSERT INTO outbox (task_id, body, headers, due) VALUES (%s, %s, %s, %s)"
 """For drivers that mark parameters with `%s`, such as Django's and psycopg's. Its parameters are a Row."""
-
-MAX_BODY_BYTES = 1000 * 1024
-"""Cloud Tasks limits the whole stored task to 1 MiB. The difference is room for its name, URL and token."""
 
 HORIZON_SECONDS = 30 * 24 * 3600 - 3600
 """How far ahead Cloud Tasks schedules, less an hour for clocks that differ."""
@@ -150,12 +148,12 @@ def rows(
     order = Order(order_id, customer_email, tuple(actions))
     return Rows(
         Row(
-            f"{task_id(order_id, action)[:_READABLE]}-{secrets.token_hex(4)}",
-            order.body(action).decode(),
+            f"{task_id(order_id, message.action)[:_READABLE]}-{secrets.token_hex(4)}",
+            message.body().decode(),
             None if headers is None else json.dumps(dict(headers)),
             None if due is None else due.timestamp(),
         )
-        for action in order.actions
+        for message in order.messages
     )
 
 

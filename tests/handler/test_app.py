@@ -91,15 +91,15 @@ PERMANENT = [
     (b'{"orderId": "ORD-1", "action": "send_confirmation"}', "Missing customerEmail", "ORD-1"),
     (b"order", "Malformed order: unexpected character, expected a JSON value: line 1 column 1 (char 0)", None),
     (b"[]", "Malformed order: not a JSON object", None),
-    (b'{"orderId": 1, "action": "update_inventory"}', "orderId must be text", None),
+    (b'{"orderId": 1, "action": "update_inventory"}', "orderId: Expected `str`, got `int`", None),
     (
         b'{"orderId": "ORD-1", "action": "%s"}' % (b"x" * 101),
-        "action must have at most 100 characters",
+        "action: Expected `str` of length <= 100",
         None,
     ),
     (
         b'{"orderId": "ORD-1", "action": "send_confirmation", "customerEmail": "%s"}' % (b"x" * 321),
-        "customerEmail must have at most 320 characters",
+        "customerEmail: Expected `str` of length <= 320",
         "ORD-1",
     ),
 ]

@@ -28,7 +28,8 @@ from tests.producer.service import QUEUE, Service
 
 async def test_what_arrives_is_the_request_of_the_order(client: Client, service: Service, config: Config) -> None:
     task = await client.create_order_task("ORD-1", "send_confirmation", "ada@example.com")
-    [expected] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).requests(config).values()
+    [message] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).messages
+    expected = message.request(config)
     assert [call.request for call in service.calls("CreateTask")] == [expected]
     assert task is not None
     assert task.name == expected.task.name

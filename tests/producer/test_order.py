@@ -8,7 +8,7 @@ from google.cloud.tasks_v2 import HttpMethod
 from hypothesis import given
 from hypothesis import strategies as st
 from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, Order
-from order_tasks.order import MAX_ACTION, MAX_EMAIL, MAX_ORDER_ID, task_id
+from order_tasks.message import Message, task_id
 
 CONFIG = Config("projects/p/locations/l/queues/q", "https://handler.run.app/", "invoker@p.iam.gserviceaccount.com")
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -36,8 +36,7 @@ def test_a_name_is_the_hash_then_what_a_person_reads() -> None:
 
 
 def test_a_request_is_exactly_what_the_handler_and_the_invoker_need() -> None:
-    [(action, request)] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).requests(CONFIG).items()
-    assert action == "send_confirmation"
+    request = Message("send_confirmation", {"orderId": "ORD-1", "customerEmail": "ada@example.com"}).request(CONFIG)
     assert request.parent == CONFIG.queue
     assert request.task.name == f"{CONFIG.queue}/tasks/{task_id('ORD-1', 'send_confirmation')}"
     http = request.task.http_request
@@ -54,48 +53,24 @@ def test_a_request_is_exactly_what_the_handler_and_the_invoker_need() -> None:
     assert "oauth_token" not in http
 
 
-@given(order_id=st.text(CHARACTERS, min_size=1, max_size=500), email=st.text(CHARACTERS, max_size=320))
+@given(order_id=st.text(CHARACTERS, min_size=1, max_size=500), email=st.text(CHARACTERS, min_size=1, max_size=320))
 def test_the_message_carries_the_raw_order_id_and_e_mail(order_id: str, email: str) -> None:
-    message = json.loads(Order(order_id, email).body("send_confirmation"))
+    message = json.loads(Order(order_id, email).messages[0].body())
     assert (message["orderId"], message["customerEmail"]) == (order_id, email)
 
 
 def test_without_an_invoker_a_task_has_no_token_and_without_a_url_the_placeholder() -> None:
     for url, sent in (("https://handler.run.app", "https://handler.run.app"), (None, "https://handler.invalid")):
-        [request] = Order("ORD-1", "e", ("send_confirmation",)).requests(Config(CONFIG.queue, url)).values()
+        request = Message("update_inventory", {"orderId": "ORD-1"}).request(Config(CONFIG.queue, url))
         assert request.task.http_request.url == f"{sent}/process-order"
         assert "oidc_token" not in request.task.http_request
 
 
 def test_a_new_order_asks_for_three_tasks() -> None:
-    assert list(Order("ORD-1", "ada@example.com").requests(CONFIG)) == list(NEW_ORDER_ACTIONS)
+    assert tuple(message.action for message in Order("ORD-1", "ada@example.com").messages) == NEW_ORDER_ACTIONS
 
 
-@pytest.mark.parametrize(
-    ("order_id", "email", "actions", "reason"),
-    [
-        ("", "e", ("a",), "order id is empty"),
-        ("o", "e", ("",), "action is empty"),
-        (1, "e", ("a",), "order id is 1: it must be text"),
-        ("o", None, ("a",), "customer e-mail is None: it must be text"),
-        ("o", "e", (b"a",), "action is b'a': it must be text"),
-        ("o\0a", "e", ("a",), "NUL"),
-        ("\ud800", "e", ("a",), "not valid Unicode"),
-        ("o", "\udfff", ("a",), "not valid Unicode"),
-        ("o", "e", (), "at least one"),
-        ("o", "e", "send_confirmation", "pass a tuple"),
-        ("é" * 501, "e", ("a",), r"order id 'é+\.\.\.é+' has 501 characters, more than 500: shorten it"),
-        ("o", "e" * 321, ("a",), "customer e-mail .* has 321 characters, more than 320"),
-        ("o", "e", ("a" * 101,), "action .* has 101 characters, more than 100"),
-    ],
-)
-def test_what_can_never_become_a_task_is_refused(
-    order_id: str, email: str, actions: tuple[str, ...], reason: str
-) -> None:
-    with pytest.raises(InvalidOrderError, match=reason) as refused:
-        Order(order_id, email, actions)
-    assert len(str(refused.value)) < 200
-
-
-def test_the_limits_themselves_are_accepted() -> None:
-    Order("é" * MAX_ORDER_ID, "é" * MAX_EMAIL, ("é" * MAX_ACTION,))
+@pytest.mark.parametrize(("actions", "reason"), [((), "at least one"), ("send_confirmation", "pass a tuple")])
+def test_an_order_needs_actions(actions: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(InvalidOrderError, match=reason):
+        Order("ORD-1", "ada@example.com", actions)

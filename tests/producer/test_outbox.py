@@ -14,7 +14,7 @@ import grpc
 import pytest
 from google.api_core.exceptions import InvalidArgument, PermissionDenied
 from google.cloud.tasks_v2 import CreateTaskRequest
-from order_tasks import NEW_ORDER_ACTIONS, AsyncOrderTasks, Config, InvalidOrderError, Order, OrderTasks, outbox
+from order_tasks import AsyncOrderTasks, Config, InvalidOrderError, Order, OrderTasks, outbox
 from order_tasks.connection import async_call_options, call_options
 from order_tasks.outbox import Published, Row, Rows
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
@@ -108,14 +108,13 @@ def test_an_order_adds_one_statement_to_its_transaction(engine: Engine) -> None:
 def test_a_row_is_the_orders_message_and_a_name_of_its_own(engine: Engine) -> None:
     before = time.time()
     rows = add(engine, "ORD-1", "ada@example.com")
-    order = Order("ORD-1", "ada@example.com")
-    for row, action in zip(rows, NEW_ORDER_ACTIONS, strict=True):
+    for row, message in zip(rows, Order("ORD-1", "ada@example.com").messages, strict=True):
         [found] = [row_ for row_ in stored(engine) if row_["task_id"] == row.task_id]
-        assert found["body"].encode() == order.body(action)
+        assert found["body"].encode() == message.body()
         assert found["added_at"] == pytest.approx(before, abs=5)
         assert (found["headers"], found["due"], found["refused"]) == (None, None, None)
-        assert row.task_id.startswith(outbox.task_prefix("ORD-1", action))
-        assert f"-{action}-ORD-1-" in row.task_id
+        assert row.task_id.startswith(outbox.task_prefix("ORD-1", message.action))
+        assert f"-{message.action}-ORD-1-" in row.task_id
     again = add(engine, "ORD-1", "ada@example.com")
     assert {row.task_id for row in rows}.isdisjoint(row.task_id for row in again)
 
@@ -134,7 +133,8 @@ def test_what_is_published_is_created_and_its_rows_are_deleted(
     assert published == Published([rows[0].task_id], {})
     assert stored(engine) == []
     [request] = created(service)
-    [expected] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).requests(config).values()
+    [message] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).messages
+    expected = message.request(config)
     expected.task.name = f"{QUEUE}/tasks/{rows[0].task_id}"
     expected.task.http_request.headers["traceparent"] = "00-1"
     assert request == expected

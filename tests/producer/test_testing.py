@@ -37,13 +37,15 @@ def test_every_client_is_recorded_with_name_action_fields_and_time(cloud_tasks: 
         await order_tasks.create_order_task_async("2", *CREATE[1:])
         async with AsyncOrderTasks(config) as tasks:
             await tasks.create_order_task("3", *CREATE[1:])
-            assert [outcome.failures async for outcome in tasks.send_orders([Order("4", "e", ("a",))])] == [{}]
-            await tasks.publish(outbox.rows("5", "e", ["a"], due=due))
+            assert [
+                outcome.failures async for outcome in tasks.send_orders([Order("4", "e", ("update_inventory",))])
+            ] == [{}]
+            await tasks.publish(outbox.rows("5", "e", ["update_inventory"], due=due))
 
     order_tasks.create_order_task("0", *CREATE[1:])
     with OrderTasks(config) as tasks:
         created = tasks.create_order_task("1", *CREATE[1:])
-        tasks.publish(outbox.rows("6", "e", ["a"], headers={"X-Trace": "7"}))
+        tasks.publish(outbox.rows("6", "e", ["update_inventory"], headers={"X-Trace": "7"}))
     asyncio.run(create())
     assert [task.fields["orderId"] for task in cloud_tasks.created] == ["0", "1", "6", "2", "3", "4", "5"]
     first, second, sixth, *_, last = cloud_tasks.created

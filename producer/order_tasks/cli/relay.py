@@ -18,7 +18,8 @@ from order_tasks.cli.command import Command, UsageError, read_config
 from order_tasks.cli.times import Clock
 from order_tasks.client import OrderTasks
 from order_tasks.errors import ConfigError, InvalidOrderError
-from order_tasks.outbox import HORIZON_SECONDS, MAX_BODY_BYTES, Row, delete_from
+from order_tasks.message import MAX_BODY_BYTES
+from order_tasks.outbox import HORIZON_SECONDS, Row, delete_from
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
