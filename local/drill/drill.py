@@ -53,7 +53,7 @@ POISON_SECONDS = 30
 """Longest time until the poison order kills its handler, and until its task has left the queue."""
 REPLAY_WAITS_SECONDS = (0, 10, 25)
 """Waits before the rounds of the replay. Together they are longer than a claim in the ledger."""
-START_SECONDS = 60
+START_SECONDS = 120
 SETTLE_SECONDS = 300
 """Longest time until an order settles."""
 _POISON_ORDER = "ORD-POISON"
@@ -190,9 +190,13 @@ class Drill:
             )
         try:
             assert self._process.stdout is not None
-            line = await asyncio.wait_for(self._process.stdout.readline(), START_SECONDS)
+            line = b""
+            with contextlib.suppress(TimeoutError):
+                line = await asyncio.wait_for(self._process.stdout.readline(), START_SECONDS)
             if not line:
-                raise DrillError(f"the local cloud did not start; {self._folder}/cloud.log says why")
+                raise DrillError(
+                    f"the local cloud did not start within {START_SECONDS} s; see {self._folder}/cloud.log"
+                )
             yield json.loads(line)
         finally:
             with contextlib.suppress(ProcessLookupError):
