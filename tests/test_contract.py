@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import order_handler.contract
+import order_handler.trace
 import order_tasks.contract
+import order_tasks.trace
 import pytest
 from msgspec import Meta
 from order_handler import orders
@@ -37,6 +39,7 @@ def test_the_published_contract_is_that_of_the_declarations() -> None:
     for file in ("handler/contract.json", "producer/order_tasks/contract.json"):
         assert (ROOT / file).read_text() == order_handler.contract.text()
     assert order_tasks.contract.contract() == CONTRACT
+    assert order_tasks.trace.OWN_HEADER == order_handler.trace.OWN_HEADER
 
 
 def good(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
-from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, OrderTasks, outbox
+from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, OrderTasks, outbox, traceparent
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from sqlalchemy import Connection, create_engine, text
@@ -47,6 +47,7 @@ class Order(BaseModel):
 
 async def new_order(request: Request) -> NewOrder:
     """The order in the body, whatever content type it says: `curl -d` says that it is a form."""
+    traceparent.set(request.headers.get("traceparent"))  # the order's tasks carry it
     try:
         return NewOrder.model_validate_json(await request.body())
     except ValidationError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import orjson
 
-from order_handler import logs
+from order_handler import logs, trace
 from order_handler.attempt import Attempt, Attempts, End
 from order_handler.dead_letters import DeadLetters
 from order_handler.delivery import Delivery
@@ -198,7 +198,10 @@ class App:
 
     def _context(self, headers: Mapping[str, str], delivery: Delivery | None) -> dict[str, object]:
         """Returns the fields of every log line of this request."""
-        context: dict[str, object] = {"logging.googleapis.com/trace": logs.trace(headers, self._environment.project)}
+        trace_id, project = trace.begin(headers), self._environment.project
+        context: dict[str, object] = {}
+        if trace_id and project:
+            context["logging.googleapis.com/trace"] = f"projects/{project}/traces/{trace_id}"
         if delivery:
             context["task"] = delivery.task
             context["queue"] = delivery.queue

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from order_handler import logs
+from order_handler import logs, trace
 from order_handler.delivery import Delivery
 
 MARGIN_SECONDS = 60
@@ -136,6 +136,7 @@ class DeadLetters:
             "X-Dead-Letter-Kind": kind,
             "X-Dead-Letter-Task": _header(delivery.task[:_TASK_LENGTH]),
             "X-Dead-Letter-Attempts": str(delivery.attempt or "unknown"),
+            **trace.for_task(),
         }
         name, *shorter = names
         # A task just below 1 MiB leaves no room for the headers, and perhaps not even for the whole name.

@@ -17,10 +17,6 @@ from datetime import UTC, datetime
 
 import orjson
 
-# TRACE/SPAN;o=OPTIONS, where SPAN and OPTIONS may be missing.
-_CLOUD_TRACE = re.compile(r"([0-9a-fA-F]{32})(?![^/;])")
-# W3C Trace Context: VERSION-TRACE-SPAN-FLAGS.
-_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
 # Each word is matched once, so a search takes time in proportion to the text.
 _WORD = re.compile(r"""[^\s<>"'(),;]+""")
 MAX_MESSAGE = 10_000
@@ -65,15 +61,6 @@ def write(level: int, message: str, fields: Mapping[str, object], failure: BaseE
     except Exception as error:
         with suppress(Exception):
             sys.stderr.write(f"A log line is lost: {error!r}\n")
-
-
-def trace(headers: Mapping[str, str], project: str | None) -> str | None:
-    """`projects/P/traces/ID` from these headers (lower-case names). None without an id or a project."""
-    if project is None:
-        return None
-    found = _CLOUD_TRACE.match(headers.get("x-cloud-trace-context", ""))
-    found = found or _TRACE_PARENT.match(headers.get("traceparent", ""))
-    return f"projects/{project}/traces/{found[1].lower()}" if found else None
 
 
 def _line(

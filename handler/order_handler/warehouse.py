@@ -11,6 +11,7 @@ import logging
 import httpx
 import orjson
 
+from order_handler import trace
 from order_handler.environment import Webhook
 from order_handler.errors import PermanentError, TransientError
 from order_handler.ledger import Ledger, identity
@@ -36,6 +37,7 @@ class Warehouse:
             "Content-Type": "application/json",
             "Idempotency-Key": identity(order_id, action),
             "X-Signature": f"sha256={hmac.new(self._webhook.secret.encode(), body, hashlib.sha256).hexdigest()}",
+            **trace.outgoing(),
         }
         async with self._ledger.once(order_id, action):
             status = await self._post(body, headers)

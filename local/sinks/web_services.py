@@ -24,7 +24,7 @@ class WebServices:
     """Serves each variable that holds a URL at a path of its own, and accepts every call unless a fault is drawn."""
 
     def __init__(self, calls: Journal, faults: Faults) -> None:
-        """`calls`: gets an entry for each call: variable (`to`), Idempotency-Key (`id`) and order id (`order`)."""
+        """`calls`: gets an entry for each call: variable (`to`), Idempotency-Key (`id`), `order` and `traceparent`."""
         self._calls = calls
         self.warehouse_secret = secrets.token_hex(16)
         self._faults = faults
@@ -68,7 +68,10 @@ class WebServices:
         signature = "sha256=" + hmac.new(self.warehouse_secret.encode(), body, hashlib.sha256).hexdigest()
         if variable == SIGNED and not hmac.compare_digest(request.headers.get("X-Signature", ""), signature):
             return web.Response(status=401, text="X-Signature is not the body's signature with this warehouse's key.\n")
-        self._calls.add({"to": variable, "id": effect or secrets.token_hex(8), "order": _order(body)})
+        parent = request.headers.get("traceparent")
+        self._calls.add(
+            {"to": variable, "id": effect or secrets.token_hex(8), "order": _order(body), "traceparent": parent}
+        )
         if fault == "answer lost":
             _hang_up(request)
         elif fault == "answered late":

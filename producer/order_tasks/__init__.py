@@ -20,6 +20,7 @@ from order_tasks.default import (
 )
 from order_tasks.errors import ConfigError, IncompleteOrderError, InvalidOrderError, OrderTasksError
 from order_tasks.order import NEW_ORDER_ACTIONS, Order
+from order_tasks.trace import traceparent
 
 __all__ = [
     "NEW_ORDER_ACTIONS",
@@ -38,4 +39,5 @@ __all__ = [
     "create_task_async",
     "process_new_order",
     "process_new_order_async",
+    "traceparent",
 ]

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from google.cloud import tasks_v2
 
+from order_tasks import trace
 from order_tasks.config import Config
 from order_tasks.contract import refusal
 from order_tasks.errors import InvalidOrderError
@@ -120,7 +121,7 @@ def create_request(
     headers: Mapping[str, str] | None = None,
     due: datetime | None = None,
 ) -> tasks_v2.CreateTaskRequest:
-    """The CreateTask request of one message. `due`: when to deliver it; without it, at once."""
+    """The CreateTask request of one message. `headers`: without them, the trace's. `due`: without it, at once."""
     # Without an audience it would be the task's whole URL, which Cloud Run does not accept.
     token = tasks_v2.OidcToken(service_account_email=config.invoker_email, audience=config.service_url)
     return tasks_v2.CreateTaskRequest(
@@ -130,7 +131,7 @@ def create_request(
             http_request=tasks_v2.HttpRequest(
                 http_method=tasks_v2.HttpMethod.POST,
                 url=f"{config.service_url or PLACEHOLDER_URL}/process-order",
-                headers={"Content-Type": "application/json", **(headers or {})},
+                headers={"Content-Type": "application/json", **(trace.headers() if headers is None else headers)},
                 body=body,
                 oidc_token=token if config.invoker_email else None,
             ),

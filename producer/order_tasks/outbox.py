@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from google.api_core.exceptions import AlreadyExists
 from google.cloud import tasks_v2
 
+from order_tasks import trace
 from order_tasks.config import Config
 from order_tasks.connection import async_call_options, call_options
 from order_tasks.errors import InvalidOrderError
@@ -146,11 +147,12 @@ def rows(
     Insert them in the transaction that commits the order. Each call returns new rows with new task ids.
     """
     order = Order(order_id, customer_email, tuple(actions))
+    headers = {**trace.headers(), **(headers or {})}
     return Rows(
         Row(
             f"{task_id(order_id, message.action)[:_READABLE]}-{secrets.token_hex(4)}",
             message.body().decode(),
-            None if headers is None else json.dumps(dict(headers)),
+            json.dumps(headers) if headers else None,
             None if due is None else due.timestamp(),
         )
         for message in order.messages

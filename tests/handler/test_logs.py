@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from order_handler import logs
+from order_handler import logs, trace
 
 ID = "105445aa7843bc8bf206b12000100000"
 
@@ -101,21 +101,24 @@ def test_a_line_that_cannot_be_written_fails_nothing(
     logs.write(logging.INFO, "done", {})
 
 
+PARENT = f"00-{ID}-00f067aa0ba902b7-01"
+OTHER = f"00-{'f' * 32}-00f067aa0ba902b7-01"
+
+
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "outgoing"),
     [
-        {"x-cloud-trace-context": f"{ID}/1;o=1"},
-        {"x-cloud-trace-context": f"{ID};o=1"},
-        {"x-cloud-trace-context": ID},
-        {"x-cloud-trace-context": ID.upper()},
-        {"traceparent": f"00-{ID}-00f067aa0ba902b7-01"},
-        {"traceparent": f"00-{ID}-00f067aa0ba902b7-01", "x-cloud-trace-context": "broken"},
-        {"x-cloud-trace-context": f"{ID}/1", "traceparent": f"00-{'f' * 32}-00f067aa0ba902b7-01"},
+        ({"x-order-traceparent": PARENT, "traceparent": OTHER, "x-cloud-trace-context": OTHER[3:35]}, PARENT),
+        ({"traceparent": PARENT, "x-cloud-trace-context": OTHER[3:35]}, PARENT),
+        ({"x-order-traceparent": "broken", "traceparent": PARENT}, PARENT),
+        ({"x-cloud-trace-context": f"{ID}/1;o=1"}, None),
+        ({"x-cloud-trace-context": f"{ID};o=1", "traceparent": "broken"}, None),
+        ({"x-cloud-trace-context": ID.upper()}, None),
     ],
 )
-def test_either_header_gives_the_trace(headers: dict[str, str]) -> None:
-    assert logs.trace(headers, "shop") == f"projects/shop/traces/{ID}"
-    assert logs.trace(headers, None) is None
+def test_a_request_continues_the_order_s_trace(headers: dict[str, str], outgoing: str | None) -> None:
+    assert trace.begin(headers) == ID
+    assert trace.outgoing() == ({"traceparent": outgoing} if outgoing else {})
 
 
 @pytest.mark.parametrize(
@@ -125,8 +128,9 @@ def test_either_header_gives_the_trace(headers: dict[str, str]) -> None:
         {"x-cloud-trace-context": ID + "0/1"},
         {"x-cloud-trace-context": ID[1:] + "/1"},
         {"traceparent": ID},
-        {"traceparent": f"00-{ID}"},
+        {"traceparent": f"00-{ID}-01"},
     ],
 )
 def test_what_is_no_trace_gives_none(headers: dict[str, str]) -> None:
-    assert logs.trace(headers, "shop") is None
+    trace.begin({"traceparent": PARENT})
+    assert (trace.begin(headers), trace.outgoing(), trace.for_task()) == (None, {}, {})

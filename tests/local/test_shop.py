@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from local.journal import Journal
 from tests.local.running import PATIENCE, LocalCloud, request, running, wait_for
 
 
@@ -30,9 +32,9 @@ def order(cloud: LocalCloud, order_id: str) -> str:
     return found
 
 
-def place(cloud: LocalCloud, order_id: str) -> int:
+def place(cloud: LocalCloud, order_id: str, **headers: str) -> int:
     body = json.dumps({"orderId": order_id, "customerEmail": "ada@example.com"}).encode()
-    return request(f"{cloud.at['shop']}/orders", body)[0]
+    return request(f"{cloud.at['shop']}/orders", body, headers)[0]
 
 
 def shop_process(cloud: LocalCloud) -> list[int]:
@@ -50,6 +52,20 @@ def test_an_order_that_is_placed_over_http_is_done(cloud: LocalCloud) -> None:
     assert place(cloud, "ORD-1") == 201
     wait_for(lambda: order(cloud, "ORD-1") == "done", lambda: "\n".join(cloud.log))
     assert place(cloud, "ORD-1") == 200
+
+
+def test_one_trace_leads_from_the_web_app_s_request_to_the_effects(cloud: LocalCloud, folder: Path) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    parent = f"00-{trace}-00f067aa0ba902b7-01"
+    assert place(cloud, "ORD-3", traceparent=parent) == 201
+
+    def lines() -> list[dict[str, Any]]:
+        return [entry for entry in cloud.orders() if entry.get("orderId") == "ORD-3"]
+
+    wait_for(lambda: len(lines()) == 3, lambda: "\n".join(cloud.log))
+    assert [line["logging.googleapis.com/trace"].rpartition("/")[2] for line in lines()] == [trace] * 3
+    [call] = [call for call in Journal(folder / "calls.jsonl").entries() if call["order"] == "ORD-3"]
+    assert call["traceparent"] == parent
 
 
 def test_send_places_new_orders_with_the_shop_and_single_tasks_with_cloud_tasks(

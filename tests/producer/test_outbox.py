@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +15,10 @@ import grpc
 import pytest
 from google.api_core.exceptions import InvalidArgument, PermissionDenied
 from google.cloud.tasks_v2 import CreateTaskRequest
-from order_tasks import AsyncOrderTasks, Config, InvalidOrderError, Order, OrderTasks, outbox
+from order_tasks import AsyncOrderTasks, Config, InvalidOrderError, Order, OrderTasks, outbox, traceparent
 from order_tasks.connection import async_call_options, call_options
 from order_tasks.outbox import Published, Row, Rows
+from order_tasks.trace import OWN_HEADER
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -138,6 +140,21 @@ def test_what_is_published_is_created_and_its_rows_are_deleted(
     expected.task.name = f"{QUEUE}/tasks/{rows[0].task_id}"
     expected.task.http_request.headers["traceparent"] = "00-1"
     assert request == expected
+
+
+@pytest.mark.parametrize("value", ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "broken", None])
+def test_a_task_carries_the_trace_in_which_it_was_made(config: Config, value: str | None) -> None:
+    def made() -> tuple[Row, Mapping[str, str]]:
+        traceparent.set(value)
+        [row] = outbox.rows("ORD-1", "ada@example.com", ["send_confirmation"])
+        [direct] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).messages
+        return row, direct.request(config).task.http_request.headers
+
+    row, headers = copy_context().run(made)
+    carried = {"traceparent": value, OWN_HEADER: value} if value and value[0] == "0" else {}
+    assert headers == {"Content-Type": "application/json", **carried}
+    assert row.request(config).task.http_request.headers == headers
+    assert row._replace(headers=None).request(config).task.http_request.headers.keys() == {"Content-Type"}
 
 
 def test_a_row_that_was_sent_before_is_deleted_and_not_sent_twice(
