@@ -4,6 +4,7 @@ Each module of `actions` declares one as ACTION; its name is the action's. The c
 environment and contract.json follow from these declarations.
 """
 
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class AnyMessage(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     def effect(self) -> str:
         """The action and the key, as the ledger records them. No action contains a #."""
         return self.action if self.key is None else f"{self.action}#{self.key}"
+
+
+def identity(order_id: str, action: str) -> str:
+    """32 hex digits, the same for each repeat of an effect, so that its receiver can recognise a repeat."""
+    return hashlib.sha256(f"{order_id}\0{action}".encode()).hexdigest()[:32]
 
 
 class OrderMessage(AnyMessage, rename="camel", frozen=True, kw_only=True):

@@ -7,16 +7,30 @@ DATABASE_URL, SMTP_URL, WAREHOUSE_URL, WAREHOUSE_SECRET.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from order_handler.action import HOST, WORD, Need
 from order_handler.actions import ACTIONS
 
-_QUEUE = re.compile(r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}")
-_HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
-
+_QUEUE = r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}"
+# Variable -> pattern, its form in words, remedy.
+_TEXTS = {
+    "DEAD_LETTER_QUEUE": (_QUEUE, "projects/P/locations/L/queues/Q", "the stack's output dead_letter_queue"),
+    "TASK_QUEUE": (_QUEUE, "projects/P/locations/L/queues/Q", "the stack's output queue"),
+    "CLOUD_TASKS_EMULATOR_HOST": (
+        r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}",
+        "host:port",
+        "a local cloud's gRPC port, such as 127.0.0.1:8123, or unset it to use Google's",
+    ),
+}
+# Variable -> range, default, remedy.
+_NUMBERS = {
+    "PORT": (range(2**16), "8080", "a port, or unset it to listen on 8080"),
+    "MAX_ATTEMPTS": (range(1, 1001), None, "the program's setting maxAttempts"),
+    "HANDLER_TIMEOUT_SECONDS": (range(60, 601), None, "the program's setting handlerTimeoutSeconds"),
+    "DATABASE_POOL": (range(1, 101), "4", "the program's setting databasePool"),
+}
 _LOCAL_HOST = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
 _TLS = (
     rf"(?:postgresql://(?:[^@/?]*@)?{_LOCAL_HOST}?(?::[0-9]+)?(?=[/?]|\Z)(?!.*[?&]host(?:addr)?=(?!/[^,&]*(?:&|\Z)))"
@@ -31,24 +45,6 @@ _DATABASE = Need(
     r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?",
     _DATABASE_FORM,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class MailServer:
-    host: str
-    port: int
-    tls: bool
-    """TLS from the first byte. If false, STARTTLS is used when the server offers it, and required with a password."""
-    sender: str
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    url: str = field(repr=False)
-    secret: str = field(repr=False)
-    """Key that signs each body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,59 +75,6 @@ class Environment:
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Self:
         """Read the variables; raises ValueError with one line: the variable, its value unless secret, and a remedy."""
-        environment = cls(
-            host=variables.get("HOST", "0.0.0.0"),
-            port=_number(
-                "PORT",
-                variables.get("PORT", "8080"),
-                range(2**16),
-                "Set it to a port, or unset it to listen on 8080.",
-            ),
-            max_attempts=_number(
-                "MAX_ATTEMPTS",
-                variables.get("MAX_ATTEMPTS"),
-                range(1, 1001),
-                "Set it to the program's setting maxAttempts.",
-            ),
-            timeout=_number(
-                "HANDLER_TIMEOUT_SECONDS",
-                variables.get("HANDLER_TIMEOUT_SECONDS"),
-                range(60, 601),
-                "Set it to the program's setting handlerTimeoutSeconds.",
-            ),
-            dead_letter_queue=_matching(
-                "DEAD_LETTER_QUEUE",
-                variables.get("DEAD_LETTER_QUEUE"),
-                _QUEUE,
-                "not projects/P/locations/L/queues/Q",
-                "Set it to the stack's output dead_letter_queue.",
-            ),
-            database_pool=_number(
-                "DATABASE_POOL",
-                variables.get("DATABASE_POOL", "4"),
-                range(1, 101),
-                "Set it to the program's setting databasePool.",
-            ),
-            task_queue=variables.get("TASK_QUEUE") or None,
-            project=variables.get("GOOGLE_CLOUD_PROJECT") or None,
-            emulator_host=variables.get("CLOUD_TASKS_EMULATOR_HOST") or None,
-        )
-        if environment.task_queue:
-            _matching(
-                "TASK_QUEUE",
-                environment.task_queue,
-                _QUEUE,
-                "not projects/P/locations/L/queues/Q",
-                "Set it to the stack's output queue.",
-            )
-        if environment.emulator_host:
-            _matching(
-                "CLOUD_TASKS_EMULATOR_HOST",
-                environment.emulator_host,
-                _HOST_AND_PORT,
-                "not host:port",
-                "Set it to a local cloud's gRPC port, such as 127.0.0.1:8123, or unset it to use Google's.",
-            )
         required = not _simulated(variables)
         url = database_url(variables) if (required and ACTIONS) or variables.get("DATABASE_URL") else None
         values = {need.variable: need.read(variables, required) for a in ACTIONS.values() for need in a.needs}
@@ -149,7 +92,19 @@ class Environment:
                     raise ValueError(
                         f"{other} is not set, but {first} is: {name} needs both. Set it, or unset {first}."
                     )
-        return replace(environment, database_url=url, values={name: value for name, value in values.items() if value})
+        return cls(
+            host=variables.get("HOST", "0.0.0.0"),
+            port=_number(variables, "PORT"),
+            max_attempts=_number(variables, "MAX_ATTEMPTS"),
+            timeout=_number(variables, "HANDLER_TIMEOUT_SECONDS"),
+            dead_letter_queue=_required(variables, "DEAD_LETTER_QUEUE"),
+            database_pool=_number(variables, "DATABASE_POOL"),
+            task_queue=_text(variables, "TASK_QUEUE"),
+            project=variables.get("GOOGLE_CLOUD_PROJECT") or None,
+            emulator_host=_text(variables, "CLOUD_TASKS_EMULATOR_HOST"),
+            database_url=url,
+            values={name: value for name, value in values.items() if value},
+        )
 
 
 def database_url(variables: Mapping[str, str]) -> str:
@@ -167,33 +122,28 @@ def _simulated(variables: Mapping[str, str]) -> bool:
     return value == "true"
 
 
-def mail_server(url: str) -> MailServer:
-    parts = urlsplit(url)
-    tls = parts.scheme == "smtps"
-    return MailServer(
-        host=str(parts.hostname),
-        # Submission ports: Cloud Run blocks port 25.
-        port=parts.port or (465 if tls else 587),
-        tls=tls,
-        # A plus sign in an address is not a space.
-        sender=parse_qs(parts.query.replace("+", "%2B"))["from"][0],
-        user=None if parts.username is None else unquote(parts.username),
-        password=None if parts.password is None else unquote(parts.password),
-    )
+def _text(variables: Mapping[str, str], name: str) -> str | None:
+    pattern, form, remedy = _TEXTS[name]
+    value = variables.get(name)
+    if value and not re.fullmatch(pattern, value):
+        raise ValueError(f"{name} is {value!r}: not {form}. Set it to {remedy}.")
+    return value or None
 
 
-def _matching(name: str, value: str | None, form: re.Pattern[str], reason: str, remedy: str) -> str:
+def _required(variables: Mapping[str, str], name: str) -> str:
+    if value := _text(variables, name):
+        return value
+    raise ValueError(f"{name} is not set and has no default. Set it to {_TEXTS[name][2]}.")
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    allowed, default, remedy = _NUMBERS[name]
+    value = variables.get(name, default)
     if value is None:
-        raise ValueError(f"{name} is not set and has no default. {remedy}")
-    if not form.fullmatch(value):
-        raise ValueError(f"{name} is {value!r}: {reason}. {remedy}")
-    return value
-
-
-def _number(name: str, value: str | None, allowed: range, remedy: str) -> int:
-    if value is None:
-        raise ValueError(f"{name} is not set and has no default. {remedy}")
+        raise ValueError(f"{name} is not set and has no default. Set it to {remedy}.")
     # int() alone would also accept " 1" and "1_0".
     if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) in allowed):
-        raise ValueError(f"{name} is {value!r}: not a whole number from {allowed[0]} to {allowed[-1]}. {remedy}")
+        raise ValueError(
+            f"{name} is {value!r}: not a whole number from {allowed[0]} to {allowed[-1]}. Set it to {remedy}."
+        )
     return int(value)

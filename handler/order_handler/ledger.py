@@ -8,7 +8,6 @@ a mail or a call, is claimed, done, recorded. It is repeated only if
 """
 
 import asyncio
-import hashlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
@@ -49,11 +48,6 @@ DELETE FROM effects
 WHERE order_id = :order_id AND action = :action AND token = :token AND done_at IS NULL
 RETURNING token
 """
-
-
-def identity(order_id: str, action: str) -> str:
-    """32 hex digits, the same for each repeat of an effect, so that its receiver can recognise a repeat."""
-    return hashlib.sha256(f"{order_id}\0{action}".encode()).hexdigest()[:32]
 
 
 def nothing_to_do(order_id: str, action: str, token: str) -> AlreadyProcessedError:

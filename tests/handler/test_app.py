@@ -10,11 +10,10 @@ import pytest
 from order_handler import logs
 from order_handler.action import Action, OrderMessage
 from order_handler.actions import ACTIONS
+from order_handler.actions.send_confirmation import Mail
 from order_handler.database import Database
 from order_handler.effects import Effects
-from order_handler.environment import MailServer
 from order_handler.ledger import Ledger
-from order_handler.mail import Mail
 
 from tests.handler.calls import DELIVERED, DIRECT, REPLAYED, Handler, message
 from tests.handler.conftest import PATIENCE, DeadLetterQueue, Lines
@@ -297,5 +296,5 @@ class Letters:
     """Mail as far as the letter."""
 
     async def confirm(self, order_id: str, action: str, address: str, *, plain: bool = False) -> None:
-        mail = Mail(MailServer("localhost", 25, False, "shop@example.org"), Ledger(Database("sqlite://")))
+        mail = Mail("smtp://localhost:25?from=shop@example.org", Ledger(Database("sqlite://")))
         mail._letter(order_id, action, address, plain).as_bytes()

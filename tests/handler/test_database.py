@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from order_handler import database as module
+from order_handler.actions.update_inventory import Stock
 from order_handler.database import CONNECTIONS, Database
 from order_handler.effects import Effects
 from order_handler.errors import TransientError
-from order_handler.stock import Stock
 from order_handler.tables import metadata, now, order_lines, orders, stock
 from sqlalchemy import Connection, insert, make_url, select, text
 

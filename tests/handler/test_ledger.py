@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 from order_handler import deadline, ledger
+from order_handler.action import identity
 from order_handler.database import CALL_SECONDS, Database
 from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
-from order_handler.ledger import CLAIM_SECONDS, Ledger, identity
+from order_handler.ledger import CLAIM_SECONDS, Ledger
 from order_handler.tables import effects, now
 from sqlalchemy import Connection, Row, insert, select, text, update
 

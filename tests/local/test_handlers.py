@@ -4,6 +4,7 @@ import http.server
 import json
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -238,6 +239,20 @@ def test_the_preview_shows_every_resource_and_output(capsys: pytest.CaptureFixtu
     assert len(titles) > 20
     assert [title for title in titles if title not in shown] == []
     assert "service_url: known after the deployment of handler " in shown
+
+
+def test_without_the_three_files_of_the_shop_the_pipeline_works_and_has_no_action(tmp_path: Path) -> None:
+    root = copy_of_checkout(tmp_path)
+    for action in (root / "handler/order_handler/actions").glob("[a-z]*.py"):
+        action.unlink()
+    publish = [str(root / "handler/.venv/bin/python"), "-m", "order_handler.contract"]
+    published = subprocess.run(publish, cwd=root / "handler", capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(published.stdout) == {"actions": {}}
+    (root / "handler/contract.json").write_text(published.stdout)
+    with running(root=root) as cloud:
+        assert cloud.producer(*ORDER).returncode == 0
+        cloud.logged('"message":"Unknown action: ', 3)
+        assert all(json.loads(line)["deadLetter"] for line in cloud.log if "Unknown action" in line)
 
 
 def test_the_tutorials_service_gets_the_tasks_of_an_order(tmp_path: Path) -> None:

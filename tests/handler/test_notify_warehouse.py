@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from order_handler.actions.notify_warehouse import Warehouse
 from order_handler.database import Database
 from order_handler.effects import Effects
-from order_handler.environment import Webhook
 from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
 from order_handler.ledger import Ledger
-from order_handler.warehouse import Warehouse
 
 from tests.handler.calls import DELIVERED, Handler
 from tests.handler.conftest import Lines
@@ -71,7 +70,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def warehouse(door: Door, database: Database) -> AsyncIterator[Warehouse]:
-    found = Warehouse(Webhook(door.url, SECRET), Ledger(database))
+    found = Warehouse(door.url, SECRET, Ledger(database))
     yield found
     await found.close()
 
@@ -141,7 +140,7 @@ async def test_a_body_that_is_broken_or_cut_short_undoes_no_answer(warehouse: Wa
 
 
 async def test_a_warehouse_that_is_away_is_transient(database: Database) -> None:
-    warehouse = Warehouse(Webhook("http://127.0.0.1:1/", SECRET), Ledger(database))
+    warehouse = Warehouse("http://127.0.0.1:1/", SECRET, Ledger(database))
     with pytest.raises(TransientError, match="ConnectError"):
         await warehouse.notify(*KEY)
     await warehouse.close()
@@ -149,7 +148,7 @@ async def test_a_warehouse_that_is_away_is_transient(database: Database) -> None
 
 async def test_a_warehouse_that_says_nothing_ends_at_the_deadline(door: Door, database: Database) -> None:
     door.answer = None
-    warehouse = Warehouse(Webhook(door.url, SECRET), Ledger(database, seconds=0.3))
+    warehouse = Warehouse(door.url, SECRET, Ledger(database, seconds=0.3))
     with pytest.raises(TransientError, match="Out of time"):
         await warehouse.notify(*KEY)
     await warehouse.close()
@@ -159,7 +158,7 @@ async def test_no_proxy_of_the_machine_is_asked(
     door: Door, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    warehouse = Warehouse(Webhook(door.url, SECRET), Ledger(database))
+    warehouse = Warehouse(door.url, SECRET, Ledger(database))
     await warehouse.notify(*KEY)
     await warehouse.close()
 

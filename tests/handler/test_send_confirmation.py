@@ -14,18 +14,17 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from order_handler.actions.send_confirmation import Mail
 from order_handler.database import Database
 from order_handler.effects import Effects
-from order_handler.environment import MailServer
 from order_handler.errors import AlreadyProcessedError, PermanentError, TransientError
 from order_handler.ledger import Ledger
-from order_handler.mail import Mail
 
 from tests.handler.calls import DELIVERED, DIRECT, Handler
 from tests.handler.conftest import Lines
 
 # Starts the post office; arguments beyond its user and TLS from the first byte are aiosmtpd's.
-Serve = Callable[..., Awaitable[MailServer]]
+Serve = Callable[..., Awaitable[str]]
 
 KEY = ("ORD-1", "send_confirmation")
 
@@ -116,7 +115,7 @@ def post() -> Post:
 async def serve(post: Post) -> AsyncIterator[Serve]:
     started: list[asyncio.Server] = []
 
-    async def start(user: str | None = None, over_tls: ssl.SSLContext | None = None, **options: object) -> MailServer:
+    async def start(user: str | None = None, over_tls: ssl.SSLContext | None = None, **options: object) -> str:
         loop = asyncio.get_running_loop()
 
         def conversation() -> SMTP:
@@ -125,8 +124,8 @@ async def serve(post: Post) -> AsyncIterator[Serve]:
         server = await loop.create_server(conversation, "127.0.0.1", 0, ssl=over_tls)
         started.append(server)
         port = server.sockets[0].getsockname()[1]
-        password = "geheim" if user else None
-        return MailServer("localhost", port, over_tls is not None, "shop@example.org", user, password)
+        login = f"{user}:geheim@" if user else ""
+        return f"smtp{'s' if over_tls else ''}://{login}localhost:{port}?from=shop@example.org"
 
     yield start
     for server in started:
@@ -216,7 +215,7 @@ async def test_an_answer_is_permanent_only_if_it_is_about_this_mail(
 
 async def test_a_server_that_is_away_is_transient(ledger: Ledger) -> None:
     with pytest.raises(TransientError, match=r"^No mail server: .*port 1"):
-        await Mail(MailServer("127.0.0.1", 1, False, "shop@example.org"), ledger).confirm(*KEY, "ada@example.com")
+        await Mail("smtp://127.0.0.1:1?from=shop@example.org", ledger).confirm(*KEY, "ada@example.com")
 
 
 async def test_a_server_that_says_nothing_ends_at_the_deadline(serve: Serve, ledger: Ledger, post: Post) -> None:
@@ -315,3 +314,22 @@ async def test_a_refused_recipient_is_a_clear_line_without_the_address(
     [line] = lines()
     assert line["message"] == "The mail server refused the recipient: 550 5.1.1"
     assert "ada" not in str(line)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "tls", "sender", "login"),
+    [
+        ("smtp://mail.example?from=a@b.c", "mail.example", 587, False, "a@b.c", (None, None)),
+        ("smtps://mail.example/?from=a%2Bb@b.c", "mail.example", 465, True, "a+b@b.c", (None, None)),
+        ("smtp://127.0.0.1:2525?from=a+b@b.c", "127.0.0.1", 2525, False, "a+b@b.c", (None, None)),
+        ("smtps://u%40x:p%3A%2F@[::1]?from=a%40b.c", "::1", 465, True, "a@b.c", ("u@x", "p:/")),
+    ],
+)
+def test_server_and_sender_are_read_from_the_url(
+    ledger: Ledger, url: str, host: str, port: int, tls: bool, sender: str, login: tuple[str | None, str | None]
+) -> None:
+    mail = Mail(url, ledger)
+    assert mail.sender == sender
+    found = mail.server
+    assert (found["hostname"], found["port"], found["use_tls"]) == (host, port, tls)
+    assert (found["username"], found["password"]) == login

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
+from order_handler.actions.update_inventory import Stock
 from order_handler.database import Database
 from order_handler.errors import AlreadyProcessedError, CancelledEffectError, PermanentError, TransientError
 from order_handler.ledger import Ledger
-from order_handler.stock import Stock
 from order_handler.tables import effects, order_lines, orders, stock
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
