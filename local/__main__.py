@@ -15,12 +15,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pulumi
 from rich.console import Console
 
+from local.breakages import NAMES
 from local.cloud import Cloud, PortTakenError, listen
 from local.cloud_run.containers import ContainerError, Containers
 from local.cloud_run.running_handler import RunningHandler
@@ -180,6 +181,14 @@ def _arguments() -> argparse.Namespace:
         "--handler", metavar="URL|COMMAND", help="a handler that runs already, or the command that starts one on $PORT"
     )
     handler.add_argument("--container", action="store_true", help="run the handler's image with Docker, on Linux")
+    up.add_argument(
+        "--break",
+        dest="broken",
+        action="append",
+        default=[],
+        choices=NAMES,
+        help="break this on purpose; can be repeated",
+    )
     up.add_argument("--faults", type=int, metavar="SEED", help="inject random faults, as the drill does")
     up.add_argument("--fault-mode", default="all", choices=MODES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -232,13 +241,16 @@ async def _up(
         log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
         if arguments.orders:
             committed = await cloud.commit(order_ids(arguments.orders))
+            _break(cloud, arguments.broken)
             with report.bar():
                 failed = await _send(arguments.orders, cloud, stop) != 0
                 await _idle(cloud, stop)
             dead_letters = cloud.dead_letters()
             console.print(report.table(dead_letters, cloud.effects.done(needed_variables(), committed)))
-        elif arguments.exit_when_idle:
-            await _idle(cloud, stop)
+        else:
+            _break(cloud, arguments.broken)
+            if arguments.exit_when_idle:
+                await _idle(cloud, stop)
         if arguments.exit_when_idle:
             failed |= report.total(Event.GONE) > 0 or cloud.store.open_tasks() > 0
         elif not stop.is_set():
@@ -248,6 +260,11 @@ async def _up(
                 await stop.wait()
             log.info("Ending: waiting for the attempts in flight")
     return int(failed)
+
+
+def _break(cloud: Cloud, names: Iterable[str]) -> None:
+    for name in names:
+        cloud.breakages.set(name, True)
 
 
 async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:

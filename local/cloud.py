@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,7 @@ import grpc
 from aiohttp import web
 from google.cloud.tasks_v2 import types
 
+from local.breakages import Breakages, database_switch
 from local.cloud_run.front_door import FrontDoor
 from local.cloud_run.instances import Instances, NoInstanceError
 from local.cloud_run.running_handler import RunningHandler
@@ -210,7 +212,16 @@ class Cloud:
         started.push_async_callback(front_door.close)
         await _serve_http(started, front_door.application(), self.service_listener, auto_decompress=False)
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[json_bodies])
-        application.add_routes([*identity.routes(), *rest.routes(api)])
+        self.breakages = Breakages(
+            {
+                "mail": partial(self.faults.switch, "mail"),
+                "warehouse": partial(self.faults.switch, "warehouse"),
+                "database": database_switch(self.effects.shop),
+                "handler": front_door.switch,
+            }
+        )
+        started.callback(self.breakages.mend_all)
+        application.add_routes([*identity.routes(), *rest.routes(api), *self.breakages.routes()])
         rest_listeners = [rest_listener]
         if self.also_host:
             application[ALSO_HOST] = self.also_host
@@ -347,6 +358,7 @@ class Cloud:
             "ORDER_TASKS_SERVICE_URL": at["service_url"],
             "ORDER_TASKS_INVOKER_EMAIL": at["invoker_email"],
             "ORDER_TASKS_DEAD_LETTER_QUEUE": at["dead_letter_queue"],
+            "ORDER_TASKS_BREAKAGES_URL": f"{at['tasks_rest']}/breakages",
             **(
                 {"ORDER_TASKS_SHOP_URL": at["shop"], "ORDER_TASKS_DATABASE_URL": self.effects.database_url}
                 if self.ports.shop

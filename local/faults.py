@@ -75,6 +75,7 @@ _STALLS = {
 }
 MODES = {"all": KINDS, "strict": _STRICT, "stalls": _STALLS, "poison": {}}
 """`strict`: what may repeat no effect. `stalls`: everything is slow. `poison`: nothing, but see POISON."""
+_BROKEN = {"mail": "refused", "warehouse": "error 500"}
 _LASTS = {"handler frozen": FROZEN_SECONDS}
 _TOLERANCE_SECONDS = 1.0
 """A process that has died may have left a request to its peer."""
@@ -92,6 +93,8 @@ class Faults:
         self._share = share
         self._log = Journal(log)
         self._clock_offset = 0.0
+        self.broken: set[str] = set()
+        """The places that are broken on purpose: mail, warehouse."""
         self.actions: dict[str, Callable[[], Iterable[bytes] | None]] = {}
         """How faults of these kinds happen to the processes of the local cloud. Each returns the bodies of the requests
         that it meets, or None if it could not happen."""
@@ -104,12 +107,18 @@ class Faults:
         """Draws, records and begins the fault that shall happen now at a place, or None.
 
         `effect`: the id of the effect that its call asks for."""
+        if place in self.broken:
+            return _BROKEN[place]
         kinds = self._kinds.get(place)
         if self._random is None or not kinds or self._random.random() > self._share:
             return None
         kind = self._random.choices(list(kinds), list(kinds.values()))[0]
         self._happen(place, kind, effect)
         return kind
+
+    def switch(self, place: str, broken: bool) -> None:
+        """Breaks a place, mail or warehouse, or mends it."""
+        (self.broken.add if broken else self.broken.discard)(place)
 
     def poisons(self, address: str) -> bool:
         """Kills every handler because of this mail, if it is poison."""

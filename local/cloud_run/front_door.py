@@ -55,6 +55,7 @@ class FrontDoor:
         self._url = url
         self._identity = identity
         self._instances = instances
+        self._broken = False
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             auto_decompress=False,
@@ -69,12 +70,20 @@ class FrontDoor:
     async def close(self) -> None:
         await self._session.close()
 
+    def switch(self, broken: bool) -> None:
+        """Breaks the handler on purpose, or mends it: its instances die, and none starts."""
+        self._broken = broken
+        if broken:
+            self._instances.kill_all()
+
     async def _answer(self, request: web.Request) -> web.Response:
         refusal = self._refusal(request)
         if refusal:
             return refusal
         body = await request.read()
         try:
+            if self._broken:
+                raise NoInstanceError(503, "the handler is broken on purpose")
             async with asyncio.timeout(self._service.timeout), self._instances.slot(body) as instance:
                 return await self._forward(request, body, instance)
         except NoInstanceError as error:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sqlalchemy as sql
@@ -80,13 +80,23 @@ class Shop:
         with self._engine.connect() as connection:
             return list(connection.execute(sql.select(_ORDERS.c.order_id)).scalars())
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lets nobody else write, and with PostgreSQL read, until the block ends."""
+        with self._engine.connect() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                tables = ", ".join(sql.inspect(connection).get_table_names())
+                connection.exec_driver_sql(f"LOCK TABLE {tables}")
+            yield
+            connection.rollback()
+
     def disturb(self, kind: str, seconds: float) -> None:
         """Makes other users' transactions fail for `seconds`; `kind` is one of `disturbances`."""
         if kind == "locked":
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with self.locked():
                 time.sleep(seconds)
-                connection.rollback()
             return
         name = self._engine.url.database
         begin, end = {
