@@ -14,7 +14,7 @@ import grpc
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2 import Task
 from order_tasks.cli.main import main
-from order_tasks.cli.times import Clock
+from order_tasks.operations.times import Clock
 
 from local.cloud_tasks.attempt import Attempt
 from local.cloud_tasks.tasks import CloudTasks
@@ -86,6 +86,7 @@ class Service(Serving):
         """Add dead letters that were stored three hours ago and are due in so many seconds."""
         headers = {
             "X-Dead-Letter-Reason": reason,
+            "X-Dead-Letter-Kind": "PermanentError",
             "X-Dead-Letter-Task": f"0123456789abcdef-notify_warehouse-{order}",
             "X-Dead-Letter-Attempts": "5",
         }

@@ -1,4 +1,4 @@
-"""`python -m order_tasks send | status | replay | drop | relay`: the command line of producers and operators.
+"""`python -m order_tasks COMMAND`: the command line of producers and operators.
 
 Exit codes: 0 success, 1 a task or dead letter is missing, failed or was skipped, 2 wrong usage or configuration, 130
 interrupted.
@@ -6,35 +6,29 @@ interrupted.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from order_tasks.cli.command import Command, UsageError
-from order_tasks.cli.drop import DROP
-from order_tasks.cli.relay import RELAY
-from order_tasks.cli.replay import REPLAY
-from order_tasks.cli.send import SEND
-from order_tasks.cli.status import STATUS
-from order_tasks.cli.times import SYSTEM_CLOCK, Clock
+from order_tasks.cli import operate
+from order_tasks.cli.arguments import UsageError
+from order_tasks.cli.relay import relay
+from order_tasks.cli.send import send
 from order_tasks.errors import ConfigError, InvalidOrderError
+from order_tasks.operations.times import SYSTEM_CLOCK, Clock
+from order_tasks.order import NEW_ORDER_ACTIONS
 
-COMMANDS = (SEND, STATUS, REPLAY, DROP, RELAY)
+_Run = Callable[[argparse.Namespace, Clock], int]
 
 
 def main(argv: Sequence[str] | None = None, clock: Clock = SYSTEM_CLOCK) -> int:
     """Run the command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m order_tasks", description="Create the tasks of orders, and handle the dead letters."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_to(commands)
-    args = parser.parse_args(argv)
-    chosen: Command = args.command
+    args = _parser().parse_args(argv)
+    run: _Run = args.run
     try:
-        return chosen.run(args, clock)
+        return run(args, clock)
     except UsageError as error:
         args.parser.print_usage(sys.stderr)
         sys.stderr.write(f"{error}\n")
@@ -48,3 +42,110 @@ def main(argv: Sequence[str] | None = None, clock: Clock = SYSTEM_CLOCK) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m order_tasks",
+        description="Create the tasks of orders, see what becomes of them, and operate the queues.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        run: Callable[[argparse.Namespace, Clock], int],
+        summary: str,
+        *arguments: argparse.ArgumentParser,
+        more: str = "",
+    ) -> None:
+        command = commands.add_parser(
+            run.__name__,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}. {more}",
+            parents=[*arguments, _OUTPUTS],
+        )
+        command.set_defaults(run=run, parser=command)
+
+    add(
+        send,
+        "create the tasks of one order, or of each order in a file",
+        *_SEND,
+        _JSON,
+        more="Sending an order again is safe: existing tasks stay unchanged.",
+    )
+    add(operate.status, "show the queues, what fails and the dead letters", _JSON, more="Changes nothing.")
+    add(operate.find, "show what became of one order", _ORDER, _DATABASE, _JSON, more="Changes nothing.")
+    add(
+        operate.replay,
+        "deliver dead letters again, and wait for the results",
+        *_LETTERS,
+        _argument("--force", action="store_true", help="also those not yet due, whose run is known to be dead"),
+        _JSON,
+        more="A dead letter that is not yet due is skipped: the attempt that stored it may still be running.",
+    )
+    add(operate.drop, "delete dead letters for good", *_LETTERS, _YES, more="Their orders will not be processed.")
+    add(
+        operate.run,
+        "deliver waiting tasks of the queue now",
+        _argument("name", metavar="NAME", help="a task's id, or an order's id"),
+    )
+    add(operate.cancel, "prevent what is open of one order", _ORDER, _DATABASE, _YES)
+    add(
+        operate.pause,
+        "stop deliveries",
+        _argument("--dead-letters", action="store_true", help="pause the dead-letter queue instead"),
+        more="Tasks can still be created, and running attempts finish.",
+    )
+    add(operate.resume, "start deliveries again")
+    add(
+        operate.rate,
+        "change how fast the queue delivers",
+        _argument("per_second", type=float, metavar="N", help="deliveries per second, at most 500"),
+        _argument("--in-flight", type=int, metavar="M", help="deliveries at once"),
+    )
+    add(
+        relay,
+        "send the outbox rows that the web app did not send",
+        _DATABASE,
+        _argument("--every", type=float, metavar="SECONDS", help="repeat, with this pause, until interrupted"),
+        _argument("--refused", action="store_true", help="try refused rows again"),
+        more="Sending a row twice creates one task.",
+    )
+    return parser
+
+
+def _argument(*names: str, **options: Any) -> argparse.ArgumentParser:  # noqa: ANN401
+    """A parser to inherit one argument from."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(*names, **options)
+    return parser
+
+
+_OUTPUTS = _argument(
+    "--outputs",
+    metavar="FILE",
+    help="read the output of `pulumi stack output --json` instead of the environment; -: standard input",
+)
+_JSON = _argument("--json", action="store_true", help="print the result as one line of JSON")
+_YES = _argument("--yes", action="store_true", help="do not ask for confirmation")
+_ORDER = _argument("order", metavar="ORDER", help="the order's id")
+_DATABASE = _argument("--database-url", metavar="URL", help="the order database (default: ORDER_TASKS_DATABASE_URL)")
+_LETTERS = (
+    _argument("names", nargs="*", metavar="NAME", help="a dead letter's id, its beginning, or an order's id"),
+    _argument("--reason", metavar="TEXT", help="only those with this reason, or with this text in it"),
+    _argument("--action", help="only those of this action"),
+    _argument("--all", action="store_true", help="every dead letter"),
+)
+_SEND = (
+    _argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help='one order on each line: {"orderId": "ORD-1", "customerEmail": "ada@example.com"}; with an "action", only '
+        "that task is created; -: standard input",
+    ),
+    _argument("--order-id", metavar="ID", help="send this order instead of a file"),
+    _argument("--email", metavar="E-MAIL", help="the order's customer"),
+    _argument("--action", help=f"create only this task (default: {', '.join(NEW_ORDER_ACTIONS)})"),
+    _argument("--in", dest="delay", metavar="TIME", help="deliver the tasks after this time: 90s, 10m, 2h or 3d"),
+    _argument("--at", metavar="TIME", help="deliver the tasks at this time: 2026-12-24T18:00, local without a zone"),
+)

@@ -5,7 +5,6 @@ The handler's own relay does this where it shares the web app's database. This c
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from google.api_core.exceptions import InvalidArgument
 
-from order_tasks.cli.command import Command, UsageError, read_config
-from order_tasks.cli.times import Clock
+from order_tasks.cli.arguments import UsageError, database_url, read_config
 from order_tasks.client import OrderTasks
 from order_tasks.errors import ConfigError, InvalidOrderError
 from order_tasks.message import MAX_BODY_BYTES
+from order_tasks.operations.operations import open_database
+from order_tasks.operations.times import Clock
 from order_tasks.outbox import HORIZON_SECONDS, Row, delete_from
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ YOUNG_SECONDS = 15
 """A row of this age is still the web app's to send."""
 _BATCH = 50
 
-_NOW = {
-    "postgresql": "extract(epoch from clock_timestamp())::float8",
-    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
-}
 # A row with an impossible time, such as milliseconds, counts as old and as due: it can be sent, or named.
 _OPEN = "refused IS NULL AND (due IS NULL OR due <= :now + :horizon OR due > 1e11)"
 _NEXT = (
@@ -50,26 +46,20 @@ class _Pass:
     failure: Exception | None = None
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database-url", metavar="URL", help="of the outbox (default: ORDER_TASKS_DATABASE_URL)")
-    parser.add_argument("--every", type=float, metavar="SECONDS", help="repeat, with this pause, until interrupted")
-    parser.add_argument("--refused", action="store_true", help="try refused rows again")
-
-
-def _run(args: argparse.Namespace, clock: Clock) -> int:
+def relay(args: argparse.Namespace, clock: Clock) -> int:
     if args.every is not None and not args.every > 0:
         raise UsageError("--every must be a number of seconds above 0")
-    url = args.database_url or os.environ.get("ORDER_TASKS_DATABASE_URL")
-    if not url:
+    url = database_url(args)
+    if url is None:
         raise ConfigError('ORDER_TASKS_DATABASE_URL is missing: export it, such as "postgresql://USER@HOST/SHOP"')
-    config, engine = read_config(args), _connect(url)
+    config, engine = read_config(args), open_database(url).engine
     with ExitStack() as stack:
         stack.callback(engine.dispose)
         tasks = stack.enter_context(OrderTasks(config))
         if args.refused:
             _ask_again(engine)
         while True:
-            done = relay(engine, tasks)
+            done = _pass(engine, tasks)
             sys.stdout.write(f"{done.sent} sent, {done.waiting} wait, {done.refused} are refused\n")
             if done.failure:
                 sys.stderr.write(f"ended early: {done.failure}\n")
@@ -79,15 +69,17 @@ def _run(args: argparse.Namespace, clock: Clock) -> int:
             clock.sleep(args.every)
 
 
-def relay(engine: "Engine", tasks: OrderTasks) -> _Pass:
+def _pass(engine: "Engine", tasks: OrderTasks) -> _Pass:
     """One pass over the rows that are older than 15 s, oldest first. An error that belongs to no row ends it."""
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 
+    from order_tasks.operations.database import NOW
+
     done = _Pass()
     try:
         with engine.connect() as connection:
-            now = connection.execute(text(f"SELECT {_NOW[engine.dialect.name]}")).scalar_one()
+            now = connection.execute(text(f"SELECT {NOW[engine.dialect.name]}")).scalar_one()
         values = {"now": now, "age": YOUNG_SECONDS, "horizon": HORIZON_SECONDS}
         after: dict[str, object] = {}
         while done.failure is None:
@@ -125,27 +117,3 @@ def _ask_again(engine: "Engine") -> None:
 
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL"))
-
-
-def _connect(url: str) -> "Engine":
-    try:
-        from sqlalchemy import create_engine
-        from sqlalchemy.exc import SQLAlchemyError
-    except ImportError as error:
-        raise ConfigError(f"{error}: install order-tasks[outbox]") from error
-    try:
-        engine = create_engine(url)
-    except (SQLAlchemyError, ValueError, ImportError) as error:
-        raise ConfigError(f"ORDER_TASKS_DATABASE_URL cannot be used: {error}") from error
-    if engine.dialect.name not in _NOW:
-        raise ConfigError(f"ORDER_TASKS_DATABASE_URL is of {engine.dialect.name}: use PostgreSQL or SQLite")
-    return engine
-
-
-RELAY = Command(
-    "relay",
-    "send the outbox rows that the web app did not send",
-    "Sending a row twice creates one task.",
-    _add_arguments,
-    _run,
-)

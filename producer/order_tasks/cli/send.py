@@ -14,31 +14,17 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from io import FileIO
 
-from order_tasks.cli.command import Command, UsageError, read_config
+from order_tasks.cli.arguments import UsageError, read_config
 from order_tasks.cli.orders_file import FileOrder, read_orders
 from order_tasks.cli.progress import Progress
 from order_tasks.cli.shop import client
-from order_tasks.cli.times import Clock
 from order_tasks.client import Outcome
 from order_tasks.config import Config
+from order_tasks.operations.times import Clock
 from order_tasks.order import NEW_ORDER_ACTIONS, Order
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file",
-        nargs="?",
-        metavar="FILE",
-        help='one order on each line: {"orderId": "ORD-1", "customerEmail": "ada@example.com"}; with an "action", only '
-        "that task is created; -: standard input",
-    )
-    parser.add_argument("--order-id", metavar="ID", help="send this order instead of a file")
-    parser.add_argument("--email", metavar="E-MAIL", help="the order's customer")
-    parser.add_argument("--action", help=f"create only this task (default: {', '.join(NEW_ORDER_ACTIONS)})")
-    parser.add_argument("--json", action="store_true", help="print the counts as one line of JSON")
-
-
-def _run(args: argparse.Namespace, _: Clock) -> int:
+def send(args: argparse.Namespace, _: Clock) -> int:
     if (args.file is None) == (args.order_id is None):
         raise UsageError("pass either a FILE of orders, or one order with --order-id and --email")
     if args.order_id is None and (args.email is not None or args.action is not None):
@@ -133,12 +119,3 @@ class _Sending:
         )
         if counts.failed:
             sys.stdout.write("Send the same again to create the failed tasks. Existing tasks stay unchanged.\n")
-
-
-SEND = Command(
-    "send",
-    "create the tasks of one order, or of each order in a file",
-    "Sending an order again is safe: existing tasks stay unchanged.",
-    _add_arguments,
-    _run,
-)

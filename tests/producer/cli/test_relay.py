@@ -10,7 +10,7 @@ import grpc
 import pytest
 from order_tasks import outbox
 from order_tasks.cli.main import main
-from order_tasks.cli.times import Clock
+from order_tasks.operations.times import Clock
 from sqlalchemy import Engine, create_engine, text
 
 from tests.local.cloud_tasks.serving import ACCOUNT, LOCATION, Fault, Serving

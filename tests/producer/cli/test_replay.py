@@ -4,9 +4,9 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,13 +17,18 @@ from order_tasks import connection
 from local.cloud_tasks.queues import QUEUE_MISSING
 from local.cloud_tasks.store import Store, StoredTask
 from tests.local.cloud_tasks.serving import Fault
-from tests.producer.service import DEAD_LETTER_QUEUE, EMAIL, NEVER, QUEUE, Service, process
+from tests.local.running import wait_for
+from tests.producer.service import DEAD_LETTER_QUEUE, EMAIL, NEVER, Service, process
 
 pytestmark = pytest.mark.usefixtures("environment")
 
+MANY = [chr(ord("a") + number) for number in range(11)]
+"""So many that the queue delivers them itself."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-FAILED_AGAIN = "failed again (order ORD-1, notify_warehouse): INTERNAL(13): HTTP status code 500"
-NOT_YET_DUE = "in 4 min: the attempt that stored it may still be running"
+FAILED = "INTERNAL(13): HTTP status code 500: `python -m local logs --order ORD-1` says more"
+NOT_YET_DUE = "due in 4 min: its last attempt may still run; --force replays it all the same"
+WHO = "(ORD-1, notify_warehouse)"
+GONE = "not found: processed, dropped or never stored"
 
 Replay = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -60,7 +65,7 @@ def test_named_ones_are_run_while_the_queue_stays_paused(service: Service, repla
 def test_one_that_fails_again_is_named_stays_and_may_be_tried_at_once(service: Service, replay: Replay) -> None:
     service.store("a", "b")
     service.statuses["a"] = [500]
-    failed = {"replayed": ["b"], "failed": {"a": FAILED_AGAIN}, "err": f"a {FAILED_AGAIN}\n"}
+    failed = {"replayed": ["b"], "failed": {"a": FAILED}, "err": f"a {WHO} failed: {FAILED}\n"}
     assert replay("a", "b") == (1, failed)
     assert service.letters == ["a"]
     assert replay("a")[1]["replayed"] == ["a"]
@@ -69,7 +74,7 @@ def test_one_that_fails_again_is_named_stays_and_may_be_tried_at_once(service: S
 @pytest.mark.parametrize("which", ["a", "--all"])
 def test_an_entry_that_is_not_yet_due_is_never_run(service: Service, replay: Replay, which: str) -> None:
     service.store("a", due=240)
-    assert replay(which) == (1, {"skipped": {"a": NOT_YET_DUE}, "err": f"a skipped: {NOT_YET_DUE}\n"})
+    assert replay(which) == (1, {"skipped": {"a": NOT_YET_DUE}, "err": f"a {WHO} skipped: {NOT_YET_DUE}\n"})
     assert not {"RunTask", "ResumeQueue"} & set(service.called)
     service.tick(240)
     assert replay(which) == (0, {"replayed": ["a"], "err": ""})
@@ -82,9 +87,13 @@ def test_one_that_is_being_tried_is_left_alone(service: Service, replay: Replay)
     assert (code, report["skipped"]) == (1, {"a": "being tried now"})
 
 
+def test_one_whose_run_is_known_to_be_dead_is_replayed_by_force(service: Service, replay: Replay) -> None:
+    service.store("a", due=240)
+    assert replay("--all", "--force") == (0, {"replayed": ["a"], "err": ""})
+
+
 def test_one_that_is_not_there_is_named(replay: Replay) -> None:
-    code, report = replay("a")
-    assert (code, report["failed"]) == (1, {"a": "not found: processed, dropped or never stored"})
+    assert replay("a") == (1, {"err": f"a {GONE}\n"})
 
 
 def test_one_that_goes_between_look_and_run_is_replayed(service: Service, replay: Replay) -> None:
@@ -100,7 +109,7 @@ def test_the_wait_for_an_answer_is_limited(service: Service, replay: Replay) -> 
     code, report = replay("a", "b")
     # The answer may be lost: once the deadline has passed, none will come.
     assert (code, report["replayed"]) == (1, ["b"])
-    assert report["failed"] == {"a": "failed again (order ORD-1, notify_warehouse): no answer"}
+    assert report["failed"] == {"a": "no answer: `python -m local logs --order ORD-1` says more"}
     assert service.now - began == pytest.approx(600, abs=5)
 
 
@@ -123,22 +132,41 @@ def test_a_missing_queue_does_not_read_as_success(service: Service, replay: Repl
     assert replay("a") == (1, {"unfinished": ["a"], "err": f"404 {QUEUE_MISSING}\n"})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ([], "either the NAMEs of dead letters, or --all"),
-        (["a", "--all"], "either the NAMEs of dead letters, or --all"),
-        ([f"{QUEUE}/tasks/a"], f"'{QUEUE}/tasks/a' is not an entry of {DEAD_LETTER_QUEUE}: `python -m order_tasks"),
-        (["a b"], "'a b' is not an entry of"),
-        ([""], "'' is not an entry of"),
-    ],
-)
+@pytest.mark.parametrize("arguments", [[], ["a", "--all"], ["--all", "--action", "notify_warehouse"]])
 def test_a_wrong_usage_ends_with_2_before_any_call(
-    service: Service, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+    service: Service, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert service.command("replay", *arguments) == 2
-    assert reason in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("pass NAMEs, --reason or --action, or --all\n")
     assert service.called == []
+
+
+# Some
+
+
+SELECTIONS: dict[tuple[str, ...], list[str]] = {
+    ("ORD-1",): ["0abc1def", "sold"],
+    ("0abc1d",): ["0abc1def"],
+    ("0abc",): [],
+    ("--reason", "SOLD out of order-"): ["sold"],
+    ("--reason", "refused"): ["more"],
+    ("--reason", "no such"): ["0abc1def"],
+    ("--action", "notify_warehouse", "--reason", "sold out"): ["sold"],
+    ("--action", "send_confirmation"): [],
+    ("ORD-2", "--reason", "no such"): [],
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS, ids=" ".join)
+def test_names_orders_reasons_and_actions_select(service: Service, replay: Replay, selection: tuple[str, ...]) -> None:
+    service.store("0abc1def")
+    service.store("sold", reason="sold out of ORDER-ORD-1")
+    service.store("more", order="ORD-2", reason="refused")
+    service.store("longer", order="ORD-2", reason="refused again")
+    selected = SELECTIONS[selection]
+    assert replay(*selection)[1].get("replayed", []) == selected
+    assert set(service.letters) == {"0abc1def", "sold", "more", "longer"} - set(selected)
+    assert service.state == "PAUSED"
 
 
 # All
@@ -155,10 +183,10 @@ def test_all_that_are_due_are_tried_once_and_the_queue_is_paused_again(
     code, report = replay("--all")
     assert code == 1
     assert report["replayed"] == [name for name in names if name != "letter-001"]
-    assert (report["failed"], report["skipped"]) == ({"letter-001": FAILED_AGAIN}, {"reserved": NOT_YET_DUE})
+    assert (report["failed"], report["skipped"]) == ({"letter-001": FAILED}, {"reserved": NOT_YET_DUE})
     assert service.letters == ["letter-001", "reserved"]
     assert service.state == "PAUSED"
-    assert "RunTask" not in service.called
+    assert ("RunTask" in service.called, "ResumeQueue" in service.called) == (count == 3, count == 105)
 
 
 def test_without_entries_nothing_is_resumed(service: Service, replay: Replay) -> None:
@@ -166,11 +194,13 @@ def test_without_entries_nothing_is_resumed(service: Service, replay: Replay) ->
     assert service.called == ["ListTasks"]
 
 
-def test_one_in_its_backoff_is_skipped_with_the_command_that_tries_it(service: Service, replay: Replay) -> None:
-    service.store("a")
+def test_those_that_failed_before_are_tried_again_too(service: Service, replay: Replay) -> None:
+    service.store(*MANY)
     service.statuses["a"] = [500]
-    replay("--all")
-    assert replay("--all")[1]["skipped"] == {"a": "in 60 min, after a failed try: `replay a` tries it now"}
+    assert replay("--all")[1]["failed"] == {"a": FAILED}
+    service.store(*(f"again-{name}" for name in MANY))
+    assert replay("--all")[0] == 0
+    assert service.letters == []
 
 
 def test_an_entry_that_a_list_misses_is_not_taken_for_gone(
@@ -184,21 +214,21 @@ def test_an_entry_that_a_list_misses_is_not_taken_for_gone(
     service.store(*(f"letter-{n:02}" for n in range(20)))
     service.statuses["letter-07"] = [500]
     service.before["ResumeQueue"] = lambda: monkeypatch.setattr(Store, "tasks", page_without_it)
-    assert replay("--all")[1]["failed"] == {"letter-07": FAILED_AGAIN}
+    assert replay("--all")[1]["failed"] == {"letter-07": FAILED}
 
 
 def test_an_entry_that_is_added_meanwhile_is_not_waited_for(service: Service, replay: Replay) -> None:
-    service.store("a")
+    service.store(*MANY)
     service.statuses["late"] = [NEVER]
     service.before["ResumeQueue"] = lambda: service.store("late")
-    assert replay("--all") == (0, {"replayed": ["a"], "err": ""})
+    assert replay("--all") == (0, {"replayed": MANY, "err": ""})
     assert service.state == "PAUSED"
 
 
 def test_a_queue_that_delivers_nothing_is_given_up_and_paused(service: Service, replay: Replay) -> None:
-    service.store("a")
+    service.store(*MANY)
     service.stalled = True
-    assert replay("--all")[1]["failed"] == {"a": "no result within 11 min: it may still be running"}
+    assert replay("--all")[1]["failed"] == dict.fromkeys(MANY, "no result within 11 min: it may still be running")
     assert service.state == "PAUSED"
 
 
@@ -216,18 +246,17 @@ def test_a_queue_that_delivers_nothing_is_given_up_and_paused(service: Service, 
 def test_an_error_in_the_middle_leaves_the_queue_paused(
     service: Service, replay: Replay, call: str, status: grpc.StatusCode, code: int
 ) -> None:
-    service.store("a")
+    service.store(*MANY)
     service.faults[call] = [status]
-    err = f"{code} on command; the dead-letter queue is paused again\n"
-    assert replay("--all") == (1, {"unfinished": ["a"], "err": err})
+    assert replay("--all") == (1, {"unfinished": MANY, "err": f"{code} on command\n"})
     assert service.called[-1] == "PauseQueue"
     assert service.state == "PAUSED"
 
 
 def test_a_pause_that_fails_at_first_is_repeated(service: Service, replay: Replay) -> None:
-    service.store("a")
+    service.store(*MANY)
     service.faults["PauseQueue"] = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL]
-    assert replay("--all") == (0, {"replayed": ["a"], "err": ""})
+    assert replay("--all") == (0, {"replayed": MANY, "err": ""})
     assert service.state == "PAUSED"
 
 
@@ -236,22 +265,20 @@ def test_a_pause_that_fails_is_loud_and_says_how_to_pause(
     service: Service, replay: Replay, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
     monkeypatch.setattr(connection, "LOCAL_SECONDS", 0.3)
-    service.store("a")
+    service.store(*MANY)
     service.faults["PauseQueue"] = [grpc.StatusCode.UNAVAILABLE] * 100
     if interrupted:
-        service.before["GetTask"] = send_signal(signal.SIGINT)
+        service.statuses |= {name: [NEVER] for name in MANY}
+        service.before["ListTasks"] = lambda: send_signal(signal.SIGINT)() if service.state == "RUNNING" else None
     code, report = replay("--all")
-    assert (code, report.get("unfinished")) == (1, ["a"] if interrupted else None)
-    assert report["err"].startswith("THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. Pausing it failed (")
-    assert report["err"].endswith(
-        ": run gcloud tasks queues pause cloud-run-tasks-dead-letters --location=us-central1 --project=shop\n"
-    )
+    assert (code, report.get("unfinished")) == (1, MANY if interrupted else None)
+    loud, *more = report["err"].splitlines()
+    assert loud.startswith("THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. Pausing it failed (")
+    assert loud.endswith(": run python -m order_tasks pause --dead-letters")
+    assert more == ([INTERRUPTED] if interrupted else [])
 
 
-INTERRUPTED = {
-    "unfinished": ["a"],
-    "err": "interrupted; the dead-letter queue is paused again; an attempt that is running will finish\n",
-}
+INTERRUPTED = "interrupted; an attempt that is running will finish"
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -260,27 +287,28 @@ def test_a_signal_at_any_moment_ends_in_a_paused_queue(
     service: Service, replay: Replay, number: signal.Signals, when: str
 ) -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
-    service.store("a")
+    service.store(*MANY)
     service.statuses["a"] = [NEVER]
     service.before[when] = send_signal(number)
     service.before["PauseQueue"] = send_signal(number)  # a second one, while the queue is being paused
-    assert replay("--all") == (130, INTERRUPTED)
+    code, report = replay("--all")
+    assert (code, report["err"]) == (130, f"{INTERRUPTED}\n")
+    assert "a" in report["unfinished"]
     assert service.state == "PAUSED"
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
 def test_a_signal_while_all_is_done_only_waits_for_the_pause(service: Service, replay: Replay) -> None:
-    service.store("a")
+    service.store(*MANY)
     service.before["PauseQueue"] = send_signal(signal.SIGINT)
-    assert replay("--all") == (0, {"replayed": ["a"], "err": ""})
+    assert replay("--all") == (0, {"replayed": MANY, "err": ""})
     assert service.state == "PAUSED"
 
 
 def test_an_interrupted_run_by_name_says_what_is_left(service: Service, replay: Replay) -> None:
     service.store("a", "b")
     service.before["RunTask"] = send_signal(signal.SIGINT)
-    err = "interrupted; an attempt that is running will finish\n"
-    assert replay("a", "b") == (130, {"unfinished": ["a", "b"], "err": err})
+    assert replay("a", "b") == (130, {"unfinished": ["a", "b"], "err": f"{INTERRUPTED}\n"})
 
 
 def test_a_signal_that_is_ignored_stays_ignored(service: Service, replay: Replay) -> None:
@@ -297,16 +325,32 @@ def test_a_signal_that_is_ignored_stays_ignored(service: Service, replay: Replay
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_process_that_is_told_to_end_pauses_first(service: Service, number: signal.Signals) -> None:
     service.now = time.time()  # the process has no virtual clock
-    service.store("a")
-    waiting = threading.Event()
-    service.before["GetTask"] = waiting.set  # only after it has resumed the queue
+    service.store(*MANY)
     with process("replay", "--all", "--json") as replaying:
-        assert waiting.wait(20)
-        assert service.state == "RUNNING"
+        wait_for(lambda: service.state == "RUNNING", lambda: "it never resumed the queue")
         replaying.send_signal(number)
         out, err = replaying.communicate(timeout=20)
-    assert (replaying.returncode, err, json.loads(out)["unfinished"]) == (130, INTERRUPTED["err"], ["a"])
+    assert (replaying.returncode, err, json.loads(out)["unfinished"]) == (130, f"{INTERRUPTED}\n", MANY)
     assert service.state == "PAUSED"
+
+
+# The reason of a failure
+
+
+def test_a_replay_that_fails_again_says_why_from_the_handlers_log(
+    service: Service, replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.store("a", "b")
+    service.statuses |= {"a": [500], "b": [500]}
+    log = tmp_path / "handler.jsonl"
+    monkeypatch.setenv("ORDER_TASKS_LOG", str(log))
+
+    for task, attempt, message in [("b", "0", "an earlier reason"), ("a", "1", f"550 <{EMAIL}> is unknown")]:
+        line = {"severity": "ERROR", "time": service.time.isoformat(), "task": task, "attempt": attempt}
+        with log.open("a") as file:
+            file.write(json.dumps(line | {"queue": DEAD_LETTER_QUEUE.rpartition("/")[2], "message": message}) + "\n")
+    code, report = replay("a", "b")
+    assert (code, report["failed"]) == (1, {"a": "550 <[e-mail]> is unknown", "b": FAILED})
 
 
 # For people
@@ -319,7 +363,9 @@ def test_a_person_reads_counts_and_a_bar(
     service.store("c", due=240)
     service.statuses["b"] = [500]
     assert service.command("replay", "--all") == 1
-    assert capsys.readouterr() == ("1 replayed, 1 failed, 1 skipped\n", f"c skipped: {NOT_YET_DUE}\nb {FAILED_AGAIN}\n")
+    out, err = capsys.readouterr()
+    assert out == "1 replayed, 1 failed, 1 skipped\n"
+    assert err == f"c {WHO} skipped: {NOT_YET_DUE}\nb {WHO} failed: {FAILED}\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
     assert service.command("replay", "b") == 0

@@ -118,9 +118,9 @@ def test_outputs_take_the_place_of_the_environment(
     assert main([*ONE, "--outputs", str(path)]) == 0
     assert len(service.names) == 3
     problems = {
-        "[]": "is not a JSON object: pass the output of `pulumi stack output --json`",
-        "queue  projects/p": "is not valid JSON (",
-        "[" * 100_000: "is not valid JSON (",
+        "[]": "is not a JSON object (not an object): pass the output of `pulumi stack output --json`",
+        "queue  projects/p": "is not a JSON object (",
+        "[" * 100_000: "is not a JSON object (",
     }
     for text, problem in problems.items():
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""What is said of a dead letter, as a pure function of its task: never an e-mail, never what a terminal would obey."""
+"""What is said of a task, as a pure function of it: never an e-mail, never what a terminal would obey."""
 
 import json
 import time
@@ -8,8 +8,8 @@ import pytest
 from google.cloud.tasks_v2 import Attempt, HttpRequest, Task
 from hypothesis import given
 from hypothesis import strategies as st
-from order_tasks.cli.dead_letter import DeadLetter, last_status
-from order_tasks.cli.times import format_due, format_duration
+from order_tasks.operations import Entry, to_json
+from order_tasks.operations.times import format_duration, format_time
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PATH = "projects/p/locations/l/queues/dead-letters/tasks/9f86d081"
@@ -19,9 +19,9 @@ def as_headers(values: dict[str, str]) -> dict[str, str]:
     return {f"X-Dead-Letter-{name.title()}": value for name, value in values.items()}
 
 
-def letter(body: bytes = b"{}", **headers: str) -> DeadLetter:
+def letter(body: bytes = b"{}", **headers: str) -> Entry:
     http = HttpRequest(body=body, headers=as_headers(headers))
-    return DeadLetter.from_task(Task(name=PATH, create_time=NOW, schedule_time=NOW, http_request=http))
+    return Entry.from_task(Task(name=PATH, create_time=NOW, schedule_time=NOW, http_request=http), NOW)
 
 
 def test_an_entry_says_whose_order_why_and_after_how_many_attempts() -> None:
@@ -29,12 +29,13 @@ def test_an_entry_says_whose_order_why_and_after_how_many_attempts() -> None:
     stored = letter(body, reason="no such item", task="0123-update_inventory-ORD-1", attempts="5")
     assert (stored.id, stored.order_id, stored.action) == ("9f86d081", "ORD-1", "update_inventory")
     assert (stored.reason, stored.task, stored.attempts) == ("no such item", "0123-update_inventory-ORD-1", 5)
-    assert (stored.stored, stored.due, stored.tries, stored.last_status) == (NOW, NOW, 0, None)
+    assert stored.effect == "update_inventory"
+    assert (stored.created, stored.due, stored.tries, stored.last_status) == (NOW, NOW, 0, None)
 
 
 @pytest.mark.parametrize("name", ["x-dead-letter-reason", "X-DEAD-LETTER-REASON"])
 def test_headers_have_no_case(name: str) -> None:
-    assert DeadLetter.from_task(Task(name=PATH, http_request=HttpRequest(headers={name: "r"}))).reason == "r"
+    assert Entry.from_task(Task(name=PATH, http_request=HttpRequest(headers={name: "r"})), NOW).reason == "r"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b"null", b'{"orderId": {"a": "b@c.d"}}'])
@@ -68,7 +69,7 @@ def test_a_customers_e_mail_is_shown_nowhere(local: str, text: str) -> None:
     email = f"{local}@example.com"
     body = json.dumps({"orderId": f"{text}{email}", "action": email, "customerEmail": email}).encode()
     stored = letter(body, reason=f"{text}{email}", task=email)
-    assert email not in f"{stored.order_id} {stored.action} {stored.reason} {stored.task}"
+    assert json.dumps(email)[1:-1] not in to_json(stored)
 
 
 WORST = ["@", "%40", "a", "a@", '"', "\\", " ", "(", "\x00", "\N{GRINNING FACE}", "ada@example.com ", "1"]
@@ -85,7 +86,7 @@ def test_a_megabyte_in_any_field_is_shown_at_once(field: str, text: str) -> None
     if field == "status":
         task.last_attempt = Attempt(response_time=NOW, response_status={"code": 13, "message": worst})
     begin = time.process_time()
-    stored = DeadLetter.from_task(task)
+    stored = Entry.from_task(task, NOW)
     assert time.process_time() - begin < 0.1
     shown = [stored.order_id, stored.action, stored.reason, stored.task, stored.last_status]
     assert all(len(each) <= 200 for each in shown if each)
@@ -115,7 +116,7 @@ def attempt(left: float, *, answered: bool) -> Attempt:
     [
         (0, None, "due"),
         (-5, None, "due"),
-        (1, None, "not yet due"),
+        (1, None, "scheduled"),
         (3600, attempt(9, answered=True), "backing off"),
         (-1, attempt(9, answered=True), "due"),
         (-1, attempt(9, answered=False), "running"),
@@ -123,22 +124,38 @@ def attempt(left: float, *, answered: bool) -> Attempt:
         (3600, attempt(600, answered=False), "backing off"),  # its deadline has passed: no answer will come
     ],
 )
-def test_only_a_reserve_is_not_yet_due(due: float, last: Attempt | None, state: str) -> None:
+def test_the_state_follows_from_due_time_and_last_attempt(due: float, last: Attempt | None, state: str) -> None:
     task = Task(name=PATH, schedule_time=NOW + timedelta(seconds=due), dispatch_deadline=timedelta(minutes=10))
     if last:
         task.last_attempt = last
         task.dispatch_count = 1
-    assert DeadLetter.from_task(task).state(NOW) == state
+    assert Entry.from_task(task, NOW).state == state
 
 
 def test_the_last_status_is_the_answers_text_or_its_codes_name() -> None:
-    task = Task(last_attempt={"response_time": NOW, "response_status": {"code": 14}})
-    assert last_status(task) == "UNAVAILABLE"
-    task.last_attempt.response_status = {"code": 99}
-    assert last_status(task) == "99"
-    task.last_attempt.response_status = {"code": 13, "message": "refused ada@example.com"}
-    assert last_status(task) == "refused [e-mail]"
-    assert last_status(Task()) is None
+    def last_status(**response: object) -> str | None:
+        attempt = {"response_time": NOW, "response_status": response} if response else {}
+        return Entry.from_task(Task(last_attempt=attempt), NOW).last_status
+
+    assert last_status(code=14) == "UNAVAILABLE"
+    assert last_status(code=99) == "99"
+    assert last_status(code=13, message="refused ada@example.com") == "refused [e-mail]"
+    assert last_status() is None
+
+
+@pytest.mark.parametrize(
+    ("task_id", "short"),
+    [
+        ("0123456789abcdef-send_confirmation-ORD-1", "send_confirmation-ORD-1"),
+        ("0123456789abcdef" * 4, "0123456789ab"),
+        ("0123456789abcdef" * 2, "0123456789ab"),
+        ("7041382690124516", "7041382690124516"),
+        ("0123456789abcdef-", "0123456789abcdef-"),
+        ("ORD-1", "ORD-1"),
+    ],
+)
+def test_a_name_is_shortened_on_the_side_of_its_hash(task_id: str, short: str) -> None:
+    assert Entry.from_task(Task(name=f"projects/p/locations/l/queues/q/tasks/{task_id}"), NOW).short == short
 
 
 def test_spans_are_in_the_largest_unit_that_says_enough() -> None:
@@ -153,4 +170,5 @@ def test_spans_are_in_the_largest_unit_that_says_enough() -> None:
         172_800: "2 d",
     }
     assert {seconds: format_duration(timedelta(seconds=seconds)) for seconds in spans} == spans
-    assert (format_due(NOW, NOW), format_due(NOW + timedelta(minutes=5), NOW)) == ("now", "in 5 min")
+    times = [NOW - timedelta(hours=3), NOW + timedelta(minutes=5)]
+    assert [format_time(time, NOW) for time in times] == ["3 h ago", "in 5 min"]

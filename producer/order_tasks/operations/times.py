@@ -29,9 +29,9 @@ def format_duration(duration: timedelta) -> str:
     return f"{round(seconds, 0 if seconds >= 1 else 1):g} s"
 
 
-def format_due(due: datetime, now: datetime) -> str:
-    """`now`, or for example `in 5 min`."""
-    return f"in {format_duration(due - now)}" if due > now else "now"
+def format_time(time: datetime, now: datetime) -> str:
+    """For example `in 5 min` or `3 h ago`."""
+    return f"in {format_duration(time - now)}" if time > now else f"{format_duration(now - time)} ago"
 
 
 def to_datetime(field: object) -> datetime | None:

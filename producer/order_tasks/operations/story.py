@@ -1,0 +1,99 @@
+"""What became of one order: its tasks, its dead letters, its rows in the database, and what the handler's log says."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from order_tasks.contract import contract
+from order_tasks.message import task_id
+from order_tasks.operations.entry import Entry
+from order_tasks.operations.log import HandlerLog, LogError, LogLine
+from order_tasks.operations.queues import Queues
+
+if TYPE_CHECKING:
+    from order_tasks.operations.database import Database, LedgerRow, OutboxRow
+
+_READABLE = 30
+"""Characters of an order's id that its tasks' names contain in any case, unless the action's name is very long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    order_id: str
+    summary: str
+    tasks: tuple[Entry, ...]
+    dead_letters: tuple[Entry, ...]
+    outbox: "tuple[OutboxRow, ...] | None"
+    """None: no database was given."""
+    ledger: "tuple[LedgerRow, ...] | None"
+    log: tuple[LogLine, ...]
+    """Oldest first."""
+    log_command: str
+    log_url: str | None
+    """The page of Cloud Logging; None for a local cloud."""
+    log_trouble: str | None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a queue or the database knows the order."""
+        return bool(self.tasks or self.dead_letters or self.outbox or self.ledger)
+
+
+def tell(queues: Queues, log: HandlerLog, database: "Database | None", order_id: str) -> Story:
+    """Ask the database, the queues and the log, in this order: a row that is sent meanwhile is then found as a task."""
+    outbox, ledger = database.rows(order_id) if database else (None, None)
+    tasks = tuple(tasks_of(queues, order_id))
+    letters = [letter for letter in queues.entries(queues.dead_letters, full=True) if letter.order == order_id]
+    lines: Sequence[LogLine] = ()
+    trouble = None
+    try:
+        lines = log.of_order(order_id)
+    except LogError as error:
+        trouble = str(error)
+    summary = _summary(tasks, letters, outbox, ledger)
+    return Story(
+        order_id,
+        summary,
+        tasks,
+        tuple(letters),
+        outbox,
+        ledger,
+        tuple(lines),
+        log.command(order_id),
+        log.url(order_id),
+        trouble,
+    )
+
+
+def tasks_of(queues: Queues, order_id: str) -> Iterator[Entry]:
+    """The order's tasks in the main queue. Only those whose names allow it are read in full."""
+    prefixes = tuple(task_id(order_id, action)[:17] for action in contract())
+    part = re.sub("[^A-Za-z0-9_-]", "-", order_id)[:_READABLE]
+    for entry in queues.entries(queues.main, full=False):
+        is_ours = re.match("[0-9a-f]{16}-", entry.id)
+        if not is_ours or part in entry.id or entry.id.startswith(prefixes):
+            whole = queues.find(entry.path)
+            if whole and whole.order == order_id:
+                yield whole
+
+
+def _summary(
+    tasks: Sequence[Entry],
+    letters: Sequence[Entry],
+    outbox: "Sequence[OutboxRow] | None",
+    ledger: "Sequence[LedgerRow] | None",
+) -> str:
+    failing = sum(task.fails for task in tasks)
+    rows = outbox or ()
+    refused = sum(row.refused is not None for row in rows)
+    parts = [
+        (len(letters), "dead"),
+        (failing, "failing"),
+        (len(tasks) - failing, "in the queue"),
+        (len(rows) - refused, "in the outbox"),
+        (refused, "refused in the outbox"),
+        *((sum(row.state == state for row in ledger or ()), state) for state in ("done", "cancelled", "running")),
+    ]
+    known = ", ".join(f"{count} {what}" for count, what in parts if count)
+    return known or f"Nothing of this order is in the queues{'' if ledger is None else ' or in the database'}"
