@@ -206,12 +206,11 @@ def _task(task_id: str, url: str = "http://127.0.0.1:1", due: float = 0) -> Mess
     return types.CreateTaskRequest.pb()(parent=QUEUE, task=task)
 
 
-def _fill(tasks: CloudTasks, waiting: int) -> None:
+def _fill(tasks: CloudTasks, store: Store, waiting: int) -> None:
     """Creates this many tasks that are due tomorrow."""
-    for start in range(0, waiting, 1000):
-        numbers = range(start, min(start + 1000, waiting))
-        requests = [_task(f"w{number}", due=_tomorrow()) for number in numbers]
-        tasks.create_tasks(requests, lambda outcomes: None)
+    with store.transaction():
+        for number in range(waiting):
+            tasks.create_task(_task(f"w{number}", due=_tomorrow()))
 
 
 def _serve(folder: str, ready: Any) -> None:  # noqa: ANN401 - a connection
@@ -221,7 +220,7 @@ def _serve(folder: str, ready: Any) -> None:  # noqa: ANN401 - a connection
         store = Store(Path(folder) / "state.sqlite")
         tasks = CloudTasks(store, time.time, lambda *_: True)
         tasks.queues.declare(QueueMessage(name=QUEUE, state=types.Queue.State.PAUSED), ())
-        _fill(tasks, WAITING)
+        _fill(tasks, store, WAITING)
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers(Api(tasks, Batches(tasks, store, time.time)).grpc_handlers())
         port = server.add_insecure_port("127.0.0.1:0")
@@ -278,7 +277,7 @@ def _queue(waiting: int) -> Iterator[CloudTasks]:
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Store(Path(folder) / "state.sqlite")) as store:
         tasks = CloudTasks(store, _later(), lambda *_: True)
         tasks.queues.declare(QueueMessage(name=QUEUE), ())
-        _fill(tasks, waiting)
+        _fill(tasks, store, waiting)
         yield tasks
 
 

@@ -5,11 +5,9 @@ Errors carry the same canonical code, text and details over gRPC and over REST, 
 
 import asyncio
 import logging
-import operator
 import re
 import time
-from collections.abc import Callable
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import grpc
 from google.cloud.tasks_v2 import types
@@ -31,8 +29,6 @@ MAX_CALL_SECONDS = 30
 _ROUNDING_SECONDS = 0.5
 """By how much gRPC may round a deadline up."""
 _ROUTING = "x-goog-request-params"
-ROUTING_FIELDS = {"GetCmekConfig": "cmek_config.name"}
-"""The fields of routing headers that differ from those of the resource."""
 
 
 class Api:
@@ -45,15 +41,19 @@ class Api:
         self._queues = cloud_tasks.queues
         self._member = member
         self._faults = faults
-        self._methods: dict[str, Callable[[Message], Message]] = {}
-        for call in CALLS:
-            method = re.sub(r"(?<!^)([A-Z])", r"_\1", call.name).lower()
-            [owner] = [part for part in (cloud_tasks, cloud_tasks.queues, batches) if hasattr(part, method)]
-            self._methods[call.name] = getattr(owner, method)
+        self._methods = {
+            call.name: getattr(owner, method)
+            for call in CALLS
+            for method in [re.sub(r"(?<!^)([A-Z])", r"_\1", call.name).lower()]
+            for owner in (cloud_tasks, cloud_tasks.queues, batches)
+            if hasattr(owner, method)
+        }
 
     def perform(self, call: Call, request: Message) -> Message:
         """Check the resource's name and the caller's grants, then do the call; raises CallError."""
         try:
+            if call.service == BETA_SERVICE:
+                return beta.perform(call, request, self._perform, self._queues.statistics)
             return self._perform(call, request)
         except CallError:
             raise
@@ -62,9 +62,7 @@ class Api:
             raise CallError("INTERNAL", "Internal error encountered.") from None
 
     def _perform(self, call: Call, request: Message) -> Message:
-        if call.service == BETA_SERVICE:
-            return beta.perform(call, request, self._perform, self._queues.statistics)
-        resource = operator.attrgetter(call.field)(request)
+        resource = call.resource(request)
         if call.service == SERVICE:
             permission = "queues.list" if call.field == "resource" else call.permission
             check_resource(call.kind, resource, f"{call.service}.{call.name}", permission)
@@ -133,12 +131,10 @@ def _request(call: Call, body: bytes, context: "grpc.aio.ServicerContext[bytes, 
             f"The request deadline is {deadline}. The deadline cannot be more than {MAX_CALL_SECONDS}s in the future."
         )
     if call.service in (SERVICE, BETA_SERVICE):
-        field = ROUTING_FIELDS.get(call.name, call.field)
-        wanted = operator.attrgetter(call.field)(request)
-        for key, value in context.invocation_metadata() or ():
-            if key == _ROUTING and (field, wanted) in parse_qsl(str(value), keep_blank_values=True):
-                return request
-        raise invalid(
-            f'"{_ROUTING}" header is either missing or misformatted. "{_ROUTING}" must contain "{field}={wanted}".'
-        )
+        wanted = f"{call.routing_field}={call.resource(request)}"
+        given = [str(value) for key, value in context.invocation_metadata() or () if key == _ROUTING]
+        if wanted not in given and not any(wanted in unquote_plus(value).split("&") for value in given):
+            raise invalid(
+                f'"{_ROUTING}" header is either missing or misformatted. "{_ROUTING}" must contain "{wanted}".'
+            )
     return request

@@ -57,44 +57,30 @@ class Attempt:
     """Why the request cannot be sent; empty if it can."""
 
 
-def attempt(stored: StoredTask, message: Message, queue: Message, *, forced: bool = False) -> Attempt:
+def attempt(task: StoredTask, queue: Message, *, forced: bool = False) -> Attempt:
     """Returns the next attempt at a stored task. It must be counted already."""
-    http = message.http_request
-    path, target = queue.name, queue.http_target
-    unsendable, url, method = "", http.url, "POST"
-    try:
-        url = _overridden(http.url, target.uri_override)
-        method = types.HttpMethod(target.http_method or http.http_method).name
-    except ValueError as error:  # what an earlier version stored without checking it
-        unsendable = str(error)
-    if http.body and method not in BODY_METHODS:
-        unsendable = f"the queue's method {method} takes no body, and the task has one"
+    message, http, target = task.message, task.message.http_request, queue.http_target
+    method = types.HttpMethod(target.http_method or http.http_method).name
     overrides = kept_headers({each.header.key: each.header.value for each in target.header_overrides})
     replaced = {key.lower() for key in overrides}
-    headers = {
-        **{
-            key: value
-            for key, value in http.headers.items()
-            if key.lower() not in replaced and not _NOT_SENT.fullmatch(key)
-        },
-        **{key: value for key, value in overrides.items() if not _NOT_SENT.fullmatch(key)},
-        "X-CloudTasks-QueueName": path.rpartition("/")[2],
-        "X-CloudTasks-TaskName": stored.id,
+    headers = {key: value for key, value in http.headers.items() if key.lower() not in replaced} | overrides
+    headers = {key: value for key, value in headers.items() if not _NOT_SENT.fullmatch(key)} | {
+        "X-CloudTasks-QueueName": queue.name.rpartition("/")[2],
+        "X-CloudTasks-TaskName": task.id,
         "X-CloudTasks-TaskRetryCount": str(message.dispatch_count - 1),
-        "X-CloudTasks-TaskExecutionCount": str(stored.executions),
-        "X-CloudTasks-TaskETA": f"{stored.due:.6f}".rstrip("0").rstrip("."),
+        "X-CloudTasks-TaskExecutionCount": str(message.response_count),
+        "X-CloudTasks-TaskETA": f"{task.due:.6f}".rstrip("0").rstrip("."),
     }
-    if stored.previous_status:
-        headers |= {
-            "X-CloudTasks-TaskPreviousResponse": str(stored.previous_status),
-            "X-CloudTasks-TaskRetryReason": "",
-        }
+    if task.previous_status:
+        headers["X-CloudTasks-TaskPreviousResponse"] = str(task.previous_status)
+        headers["X-CloudTasks-TaskRetryReason"] = ""
+    no_body = f"the queue's method {method} takes no body, and the task has one"
     return Attempt(
-        queue=path,
-        task=stored.id,
+        queue=queue.name,
+        task=task.id,
         number=message.dispatch_count,
         method=method,
-        url=url,
+        url=_overridden(http.url, target.uri_override),
         headers=headers,
         body=http.body,
         account=http.oidc_token.service_account_email or http.oauth_token.service_account_email,
@@ -102,7 +88,7 @@ def attempt(stored: StoredTask, message: Message, queue: Message, *, forced: boo
         scope=http.oauth_token.scope,
         deadline=message.dispatch_deadline.ToMilliseconds() / 1e3,
         forced=forced,
-        unsendable=unsendable,
+        unsendable=no_body if http.body and method not in BODY_METHODS else "",
     )
 
 

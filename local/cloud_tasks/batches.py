@@ -6,7 +6,7 @@ An operation is done when it is answered, and is stored. A request_id names it a
 import functools
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.cloud.tasks_v2 import types
@@ -15,9 +15,8 @@ from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 
 from local.cloud_tasks.messages import NOT_FOUND, CallError, Message, invalid, microseconds
-from local.cloud_tasks.names import check_task_in_queue
+from local.cloud_tasks.names import check_task_in_queue, split_task
 from local.cloud_tasks.store import Store
-from local.cloud_tasks.task import view
 from local.cloud_tasks.tasks import CloudTasks
 
 MAX_CREATES, MAX_DELETES = 100, 1000
@@ -57,16 +56,14 @@ class Batches:
                 raise invalid(f"Duplicate task name in the batch request: {name}")
             check_task_in_queue(name, queue)
 
-        def response(outcomes: Sequence[Message | CallError]) -> Message:
-            tasks = [
-                view(outcome, each.response_view)
-                for outcome, each in zip(outcomes, request.requests, strict=True)
-                if not isinstance(outcome, CallError)
-            ]
-            return types.BatchCreateTasksResponse.pb()(tasks=tasks)
+        def finish(operation: Message, metadata: Message, created: list[Message]) -> None:
+            if created:
+                operation.response.Pack(types.BatchCreateTasksResponse.pb()(tasks=created))
+            else:  # recorded: neither error nor response
+                metadata.state = metadata.FAILED
 
-        act = functools.partial(self._cloud_tasks.create_tasks, request.requests)
-        return self._operation(request, act, types.BatchCreateTasksMetadata, response)
+        metadata = types.BatchCreateTasksMetadata.pb()()
+        return self._operation(request, request.requests, self._cloud_tasks.create_task, metadata, finish)
 
     def batch_delete_tasks(self, request: Message) -> Message:
         size = len(request.names)
@@ -74,8 +71,27 @@ class Batches:
             raise invalid()
         if size > MAX_DELETES:
             raise invalid(f"A maximum of {MAX_DELETES} tasks can be handled in a batch, but {size} were requested.")
-        act = functools.partial(self._cloud_tasks.delete_tasks, request.parent, request.names)
-        return self._operation(request, act, types.BatchDeleteTasksMetadata, lambda _: empty_pb2.Empty())
+
+        @functools.cache  # a name that is given twice succeeds twice
+        def delete(name: str) -> Message:
+            try:
+                split_task(name)
+            except CallError as error:
+                raise invalid(f"Invalid task name: {error.message}") from None
+            check_task_in_queue(name, request.parent)
+            return self._cloud_tasks.delete_task(types.DeleteTaskRequest.pb()(name=name))
+
+        def finish(operation: Message, metadata: Message, deleted: list[Message]) -> None:
+            if deleted:
+                operation.response.Pack(empty_pb2.Empty())
+            else:
+                operation.error.code = code_pb2.ABORTED
+                operation.error.message = (
+                    f"None of the requests succeeded, refer to {metadata.DESCRIPTOR.name}.failed_requests "
+                    "for individual error details"
+                )
+
+        return self._operation(request, request.names, delete, types.BatchDeleteTasksMetadata.pb()(), finish)
 
     def get_operation(self, request: Message) -> Message:
         stored = self._store.operation(request.name)
@@ -91,44 +107,32 @@ class Batches:
     def _operation(
         self,
         request: Message,
-        act: Callable[[Callable[[Sequence[Any]], None]], None],
-        metadata: Any,  # noqa: ANN401 - a message's class
-        response: Callable[[Sequence[Any]], Message],
+        parts: Iterable[Any],
+        act: Callable[[Any], Message],
+        metadata: Message,
+        finish: Callable[[Message, Message, list[Message]], None],
     ) -> Message:
-        """Do the batch, and store its operation.
+        """Do the batch part by part, and store its operation together with what was done.
 
-        `act` calls its argument with the outcome of each part, a CallError if it failed. `response`: the operation's
-        response for these outcomes."""
+        `finish`: fills in the operation's result from what the parts that succeeded came to."""
         if request.request_id and not _REQUEST_ID.fullmatch(request.request_id):
             raise invalid("The request_id must be 1 to 100 letters, digits, hyphens, underscores.")
         name = f"{request.parent.partition('/queues/')[0]}/operations/{request.request_id or uuid.uuid4()}"
         if self._store.operation(name) is not None:
             raise invalid(f"Duplicate operation id in the batch request: {request.request_id}")
-        operation = operations_pb2.Operation(name=name, done=True)
-        about = metadata.pb()()
-        about.start_time.FromMicroseconds(microseconds(self._clock()))
-
-        def keep(outcomes: Sequence[Any]) -> None:
-            for place, outcome in enumerate(outcomes):
-                if isinstance(outcome, CallError):
-                    about.failed_requests[place].code = code_pb2.Code.Value(outcome.code)
-                    about.failed_requests[place].message = _SINGLE_TEXTS.get(outcome.message, outcome.message)
-            all_failed = len(about.failed_requests) == len(outcomes)
-            creates = metadata is types.BatchCreateTasksMetadata
-            about.state = metadata.State.PARTIALLY_SUCCEEDED if about.failed_requests else metadata.State.SUCCEEDED
-            if all_failed and creates:  # recorded: neither error nor response
-                about.state = metadata.State.FAILED
-            about.end_time.FromMicroseconds(microseconds(self._clock()))
-            operation.metadata.Pack(about)
-            if all_failed and not creates:
-                operation.error.code = code_pb2.ABORTED
-                operation.error.message = (
-                    f"None of the requests succeeded, refer to {about.DESCRIPTOR.name}.failed_requests "
-                    "for individual error details"
-                )
-            elif not all_failed:
-                operation.response.Pack(response(outcomes))
+        operation, done = operations_pb2.Operation(name=name, done=True), []
+        metadata.start_time.FromMicroseconds(microseconds(self._clock()))
+        with self._store.transaction():
+            for place, part in enumerate(parts):
+                try:
+                    done.append(act(part))
+                except CallError as error:
+                    metadata.failed_requests[place].code = code_pb2.Code.Value(error.code)
+                    metadata.failed_requests[place].message = _SINGLE_TEXTS.get(error.message, error.message)
+            state = "PARTIALLY_SUCCEEDED" if metadata.failed_requests else "SUCCEEDED"
+            metadata.state = metadata.State.Value(state)
+            finish(operation, metadata, done)
+            metadata.end_time.FromMicroseconds(microseconds(self._clock()))
+            operation.metadata.Pack(metadata)
             self._store.add_operation(name, operation.SerializeToString())
-
-        act(keep)
         return operation

@@ -8,15 +8,13 @@ from typing import Any
 
 from google.cloud.tasks_v2 import types as v2_types
 from google.cloud.tasks_v2beta3 import types
-from google.protobuf import field_mask_pb2, json_format
+from google.protobuf import json_format
 
 from local.cloud_tasks.calls import CALLS, SERVICE, Call
 from local.cloud_tasks.messages import CallError, Message, invalid
 from local.cloud_tasks.schedule import Statistics
 
 BETA_SERVICE = SERVICE.replace("v2", "v2beta3")
-
-_LEFT_OUT = ("BatchCreateTasks", "BatchDeleteTasks", "GetCmekConfig", "UpdateCmekConfig")
 _V2 = {call.name: call for call in CALLS if call.service == SERVICE}
 
 
@@ -29,8 +27,9 @@ def _beta_message(v2: Any) -> Any:  # noqa: ANN401 - a message's class
 BETA_CALLS = tuple(
     call._replace(service=BETA_SERVICE, request=_beta_message(call.request), response=_beta_message(call.response))
     for call in _V2.values()
-    if call.name not in _LEFT_OUT
+    if not call.name.startswith("Batch") and not call.name.endswith("CmekConfig")
 )
+Queue: Message = types.Queue.pb()
 
 
 def perform(
@@ -57,27 +56,25 @@ def perform(
         v2_request = json_format.ParseDict(fields, v2.request())
     except json_format.ParseError as error:
         raise CallError("UNIMPLEMENTED", f"Not served here: {error}") from None
-    answer = json_format.MessageToDict(v2_perform(v2, v2_request))
-    response: Message = json_format.ParseDict(answer, call.response())
-    queues = response.queues if call.name == "ListQueues" else [response] if call.response is types.Queue.pb() else []
-    mask = request.read_mask if "read_mask" in request.DESCRIPTOR.fields_by_name else field_mask_pb2.FieldMask()
-    for queue in queues:
+    response: Message = json_format.ParseDict(json_format.MessageToDict(v2_perform(v2, v2_request)), call.response())
+    for queue in getattr(response, "queues", [response] if call.response is Queue else []):
         queue.type_ = types.Queue.Type.PUSH
-        if any(path.partition(".")[0] == "stats" for path in mask.paths):
-            _fill_in(queue.stats, statistics(queue.name))
-        if mask.paths:
-            if not mask.IsValidForDescriptor(queue.DESCRIPTOR):
-                raise invalid(f"Invalid mask: {', '.join(mask.paths)}")
-            masked = call.response() if call.response is types.Queue.pb() else types.Queue.pb()()
-            mask.MergeMessage(queue, masked)
-            queue.CopyFrom(masked)
+        if "read_mask" in request.DESCRIPTOR.fields_by_name and request.read_mask.paths:
+            _read(queue, request.read_mask, statistics)
     return response
 
 
-def _fill_in(stats: Message, statistics: Statistics) -> None:
-    stats.tasks_count = statistics.tasks
-    stats.executed_last_minute_count = statistics.executed_last_minute
-    stats.concurrent_dispatches_count = statistics.in_flight
-    stats.effective_execution_rate = statistics.rate
-    if statistics.next_due is not None:
-        stats.oldest_estimated_arrival_time.FromMicroseconds(int(statistics.next_due * 1e6))
+def _read(queue: Message, mask: Message, statistics: Callable[[str], Statistics]) -> None:
+    """Reduce a queue to what a read mask names, its statistics included; raises CallError."""
+    if not mask.IsValidForDescriptor(queue.DESCRIPTOR):
+        raise invalid(f"Invalid mask: {', '.join(mask.paths)}")
+    found = statistics(queue.name)
+    queue.stats.tasks_count = found.tasks
+    queue.stats.executed_last_minute_count = found.executed_last_minute
+    queue.stats.concurrent_dispatches_count = found.in_flight
+    queue.stats.effective_execution_rate = found.rate
+    if found.next_due is not None:
+        queue.stats.oldest_estimated_arrival_time.FromMicroseconds(int(found.next_due * 1e6))
+    masked = Queue()
+    mask.MergeMessage(queue, masked)
+    queue.CopyFrom(masked)

@@ -3,6 +3,7 @@
 Follows the official protos: names, messages and URL patterns are theirs.
 """
 
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,19 +14,46 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
-from local.cloud_tasks.messages import QueueMessage, TaskMessage
+from local.cloud_tasks.messages import Message
+from local.cloud_tasks.names import TEMPLATES
 
-_PROJECT = "projects/[^/]+"
-_LOCATION = f"{_PROJECT}/locations/[^/:]+"
-_QUEUE = f"{_LOCATION}/queues/[^/:]+"
-_PATTERNS = {
-    "PROJECT": _PROJECT,
-    "LOCATION": _LOCATION,
-    "QUEUE": _QUEUE,
-    "TASK": f"{_QUEUE}/tasks/[^/:]+",
-    "CMEK_CONFIG": f"{_LOCATION}/cmekConfig",
-    "OPERATION": f"{_LOCATION}/operations/[^/:]+",
+SERVICE = "google.cloud.tasks.v2.CloudTasks"
+_TABLE = {
+    SERVICE: """
+        ListQueues         queues.list         ListQueuesResponse         GET parent=location/queues
+        GetQueue           queues.get          Queue                      GET name=queue
+        CreateQueue        queues.create       Queue                      POST parent=location/queues queue
+        UpdateQueue        queues.update       Queue                      PATCH queue.name=queue queue
+        DeleteQueue        queues.delete       Empty                      DELETE name=queue
+        PurgeQueue         queues.purge        Queue                      POST name=queue:purge *
+        PauseQueue         queues.pause        Queue                      POST name=queue:pause *
+        ResumeQueue        queues.resume       Queue                      POST name=queue:resume *
+        GetCmekConfig      cmekConfig.get      CmekConfig                 GET name=cmek_config
+        UpdateCmekConfig   cmekConfig.update   CmekConfig                 PATCH cmek_config.name=cmek_config cmek_config
+        GetIamPolicy       queues.getIamPolicy Policy                     POST resource=queue:getIamPolicy *
+        SetIamPolicy       queues.setIamPolicy Policy                     POST resource=queue:setIamPolicy *
+        TestIamPermissions -                   TestIamPermissionsResponse POST resource=queue:testIamPermissions *
+        ListTasks          tasks.list          ListTasksResponse          GET parent=queue/tasks
+        GetTask            tasks.get           Task                       GET name=task
+        CreateTask         tasks.create        Task                       POST parent=queue/tasks *
+        DeleteTask         tasks.delete        Empty                      DELETE name=task
+        RunTask            tasks.run           Task                       POST name=task:run *
+        BatchCreateTasks   tasks.create        Operation                  POST parent=queue/tasks:batchCreate *
+        BatchDeleteTasks   tasks.delete        Operation                  POST parent=queue/tasks:batchDelete *
+    """,
+    "google.longrunning.Operations": """
+        GetOperation       -                   Operation                  GET name=operation
+        ListOperations     -                   ListOperationsResponse     - name=operation
+        WaitOperation      -                   Operation                  - name=operation
+        CancelOperation    -                   Empty                      - name=operation
+        DeleteOperation    -                   Empty                      - name=operation
+    """,
+    "google.cloud.location.Locations": """
+        ListLocations      -                   ListLocationsResponse      GET name=project/locations
+        GetLocation        -                   Location                   GET name=location
+    """,
 }
+"""Calls of each service: name, permission, response, verb and path over REST, field of the body."""
 
 
 class Call(NamedTuple):
@@ -40,6 +68,7 @@ class Call(NamedTuple):
     request: Any
     response: Any
     verb: str
+    """Empty if the call is not served over REST."""
     field: str
     """The request's field that names the resource."""
     kind: str
@@ -49,86 +78,42 @@ class Call(NamedTuple):
     body: str
     """The request's field that the JSON body fills. `*` is the request itself; empty if there is no body."""
 
+    @property
+    def routing_field(self) -> str:
+        """The field as a gRPC call's routing header names it."""
+        return "cmek_config.name" if self.name == "GetCmekConfig" else self.field
 
-def _calls(service: str, prefix: str, requests: Any, *rows: tuple[str, str, Any, str]) -> Iterator[Call]:  # noqa: ANN401
-    """The calls of a service: name, permission below `prefix`, response, REST as `VERB field=RESOURCE:suffix body`."""
-    for name, permission, response, rest in rows:
-        verb, target, *body = rest.split(" ")
-        field, noun, suffix = re.fullmatch(r"([a-z_.]+)=([A-Z_]+)(.*)", target).groups()  # type: ignore[union-attr]
-        request = getattr(requests, f"{name}Request")
-        yield Call(
-            service,
-            name,
-            permission and f"{prefix}.{permission}",
-            request.pb() if requests is types else request,
-            response.pb() if requests is types and hasattr(response, "pb") else response,
-            verb,
-            field,
-            noun.lower(),
-            re.compile(f"({_PATTERNS[noun]}){suffix}"),
-            *body or ["*" if verb == "POST" else ""],
-        )
+    def resource(self, request: Message) -> str:
+        """The name of the resource that a request is about."""
+        return str(operator.attrgetter(self.field)(request))
 
 
-SERVICE = "google.cloud.tasks.v2.CloudTasks"
-CALLS = (
-    *_calls(
-        SERVICE,
-        "queues",
-        types,
-        ("ListQueues", "list", types.ListQueuesResponse, "GET parent=LOCATION/queues"),
-        ("GetQueue", "get", QueueMessage, "GET name=QUEUE"),
-        ("CreateQueue", "create", QueueMessage, "POST parent=LOCATION/queues queue"),
-        ("UpdateQueue", "update", QueueMessage, "PATCH queue.name=QUEUE queue"),
-        ("DeleteQueue", "delete", empty_pb2.Empty, "DELETE name=QUEUE"),
-        ("PurgeQueue", "purge", QueueMessage, "POST name=QUEUE:purge"),
-        ("PauseQueue", "pause", QueueMessage, "POST name=QUEUE:pause"),
-        ("ResumeQueue", "resume", QueueMessage, "POST name=QUEUE:resume"),
-    ),
-    *_calls(
-        SERVICE,
-        "cmekConfig",
-        types,
-        ("GetCmekConfig", "get", types.CmekConfig, "GET name=CMEK_CONFIG"),
-        ("UpdateCmekConfig", "update", types.CmekConfig, "PATCH cmek_config.name=CMEK_CONFIG cmek_config"),
-    ),
-    *_calls(
-        SERVICE,
-        "queues",
-        iam_policy_pb2,
-        ("GetIamPolicy", "getIamPolicy", policy_pb2.Policy, "POST resource=QUEUE:getIamPolicy"),
-        ("SetIamPolicy", "setIamPolicy", policy_pb2.Policy, "POST resource=QUEUE:setIamPolicy"),
-        ("TestIamPermissions", "", iam_policy_pb2.TestIamPermissionsResponse, "POST resource=QUEUE:testIamPermissions"),
-    ),
-    *_calls(
-        SERVICE,
-        "tasks",
-        types,
-        ("ListTasks", "list", types.ListTasksResponse, "GET parent=QUEUE/tasks"),
-        ("GetTask", "get", TaskMessage, "GET name=TASK"),
-        ("CreateTask", "create", TaskMessage, "POST parent=QUEUE/tasks"),
-        ("DeleteTask", "delete", empty_pb2.Empty, "DELETE name=TASK"),
-        ("RunTask", "run", TaskMessage, "POST name=TASK:run"),
-        ("BatchCreateTasks", "create", operations_pb2.Operation, "POST parent=QUEUE/tasks:batchCreate"),
-        ("BatchDeleteTasks", "delete", operations_pb2.Operation, "POST parent=QUEUE/tasks:batchDelete"),
-    ),
-    *_calls(
-        "google.longrunning.Operations",
-        "operations",
-        operations_pb2,
-        ("GetOperation", "", operations_pb2.Operation, "GET name=OPERATION"),
-        ("ListOperations", "", operations_pb2.ListOperationsResponse, "- name=OPERATION"),
-        ("WaitOperation", "", operations_pb2.Operation, "- name=OPERATION"),
-        ("CancelOperation", "", empty_pb2.Empty, "- name=OPERATION"),
-        ("DeleteOperation", "", empty_pb2.Empty, "- name=OPERATION"),
-    ),
-    *_calls(
-        "google.cloud.location.Locations",
-        "locations",
-        locations_pb2,
-        ("ListLocations", "", locations_pb2.ListLocationsResponse, "GET name=PROJECT/locations"),
-        ("GetLocation", "", locations_pb2.Location, "GET name=LOCATION"),
-    ),
-)
+def _calls() -> Iterator[Call]:
+    for service, table in _TABLE.items():
+        for row in table.strip().splitlines():
+            name, permission, response, verb, target, *body = row.split()
+            field, kind, suffix = re.fullmatch(r"([a-z_.]+)=([a-z_]+)(.*)", target).groups()  # type: ignore[union-attr]
+            resource = re.sub("<[A-Z_]+>", "[^/:]+", TEMPLATES[kind].replace("<PROJECT_ID>", "[^/]+"))
+            yield Call(
+                service,
+                name,
+                permission.strip("-"),
+                _message(f"{name}Request"),
+                _message(response),
+                verb.strip("-"),
+                field,
+                kind,
+                re.compile(f"({resource}){suffix}"),
+                *body or [""],
+            )
 
-"""A call with the verb `-` is not served over REST."""
+
+def _message(name: str) -> Message:
+    """The class of an official message."""
+    if hasattr(types, name):
+        return getattr(types, name).pb()
+    modules = (iam_policy_pb2, policy_pb2, operations_pb2, locations_pb2, empty_pb2)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
+
+
+CALLS = tuple(_calls())

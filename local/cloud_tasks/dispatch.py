@@ -7,10 +7,10 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from local.cloud_tasks.attempt import Attempt
-from local.cloud_tasks.exchange import Exchanges, NoAnswerError
+from local.cloud_tasks.exchange import NoAnswerError, exchange
 from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
@@ -29,12 +29,7 @@ _LONGEST_TIMER = 5.0
 class Dispatcher(Listener):
     """The sender of all queues."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        clock: Callable[[], float],
-        faults: Faults,
-    ) -> None:
+    def __init__(self, identity: Identity, clock: Callable[[], float], faults: Faults) -> None:
         """`clock`: seconds since the epoch."""
         self._cloud_tasks: CloudTasks
         self._identity = identity
@@ -44,7 +39,6 @@ class Dispatcher(Listener):
         self._stopped = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._under_way: set[asyncio.Task[None]] = set()
-        self._exchanges = Exchanges()
 
     def start(self, cloud_tasks: CloudTasks) -> None:
         """Send the attempts of this service, which has the dispatcher among its listeners."""
@@ -60,10 +54,9 @@ class Dispatcher(Listener):
             timer.cancel()
         if self._under_way:
             _, late = await asyncio.wait(self._under_way, timeout=grace)
-            for attempt in late:
-                attempt.cancel()
+            for task in late:
+                task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self._exchanges.close()
 
     def queue_changed(self, queue: str) -> None:
         """Send what is due in the loop's next round."""
@@ -82,12 +75,11 @@ class Dispatcher(Listener):
         try:
             attempts = self._cloud_tasks.start_attempts(path)
             at = self._cloud_tasks.next_dispatch(path)
-        except sqlite3.Error as error:
-            log.error("The state folder cannot be written: %s; nothing is sent until it can, free some space", error)
-            self._set_timer(path, _RETRY_SECONDS)
-            return
-        except Exception:  # nothing may stop a queue
-            log.exception("What is due in %s cannot be taken; it is tried again", path)
+        except Exception as error:  # nothing may stop a queue
+            if isinstance(error, sqlite3.Error):
+                log.error("The state folder cannot be written: %s; nothing is sent until it can, free space", error)
+            else:
+                log.exception("What is due in %s cannot be taken; it is tried again", path)
             self._set_timer(path, _RETRY_SECONDS)
             return
         for attempt in attempts:
@@ -98,7 +90,10 @@ class Dispatcher(Listener):
     def _send(self, attempt: Attempt) -> None:
         if self._stopped:
             return  # counted but not sent: a failed attempt when the state is opened again
-        task = self._loop.create_task(self._deliver(attempt))
+        self._spawn(self._deliver(attempt))
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(coroutine)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -145,7 +140,7 @@ class Dispatcher(Listener):
             headers["Authorization"] = f"Bearer {token}"
         try:
             async with asyncio.timeout(attempt.deadline):
-                return await self._exchanges.status(attempt.method, attempt.url, headers, attempt.body), ""
+                return await exchange(attempt.method, attempt.url, headers, attempt.body, self._spawn), ""
         except TimeoutError:
             return 504, f"no answer within {attempt.deadline:g} s"
         except NoAnswerError as error:

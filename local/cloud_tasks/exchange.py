@@ -8,7 +8,7 @@ import asyncio
 import functools
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 from yarl import URL
 
@@ -16,73 +16,69 @@ MAX_REDIRECTS = 10
 LINGER_SECONDS = 5
 """How long the rest of an answer is read, so that the target can finish it."""
 
-_ENCODED = re.compile(r"[!-~]*")
-"""A URL that is sent as it is; any other is percent-encoded."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.\d +(\d{3})\b")
 _HEAD_BYTES = 1024 * 1024
 _BODY_METHODS = ("POST", "PUT", "PATCH")
 _KEEP_METHOD = (307, 308)
 _REDIRECTS = (301, 302, 303, *_KEEP_METHOD)
 
+Spawn = Callable[[Coroutine[None, None, None]], object]
+"""Runs a coroutine in the background."""
+
 
 class NoAnswerError(Exception):
     """There was no HTTP answer; the message says why."""
 
 
-class Exchanges:
-    """The exchanges of a dispatcher."""
+async def exchange(method: str, url: str, headers: Mapping[str, str], body: bytes, spawn: Spawn) -> int:
+    """Send a request, follow its redirects and return the last status; raises NoAnswerError.
 
-    def __init__(self) -> None:
-        self._lingering: set[asyncio.Task[None]] = set()
+    `spawn`: reads the rest of each answer."""
+    try:
+        target = _url(url)
+        for _ in range(MAX_REDIRECTS):
+            status, location = await _send(method, target, headers, body, spawn)
+            if status not in _REDIRECTS or not location:
+                break
+            following = target.join(_url(location))
+            if following.origin() != target.origin():
+                headers = _without("authorization", headers)
+            target = following
+            if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
+                method, body, headers = "GET", b"", _without("content-type", headers)
+    except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+        raise NoAnswerError(str(error) or type(error).__name__) from None
+    return status
 
-    async def close(self) -> None:
-        """Close the connections whose answers are still being read."""
-        for task in self._lingering:
-            task.cancel()
-        await asyncio.gather(*self._lingering, return_exceptions=True)
 
-    async def status(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Send a request, follow its redirects and return the last status; raises NoAnswerError."""
-        try:
-            target = URL(url, encoded=_ENCODED.fullmatch(url) is not None)
-            for _ in range(MAX_REDIRECTS):
-                status, location = await self._send(method, target, headers, body)
-                if status not in _REDIRECTS or not location:
-                    break
-                following = target.join(URL(location, encoded=_ENCODED.fullmatch(location) is not None))
-                if following.origin() != target.origin():
-                    headers = {key: value for key, value in headers.items() if key.lower() != "authorization"}
-                target = following
-                if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
-                    method, body = "GET", b""
-                    headers = {key: value for key, value in headers.items() if key.lower() != "content-type"}
-        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
-            raise NoAnswerError(str(error) or type(error).__name__) from None
-        return status
+def _url(text: str) -> URL:
+    """A URL that is sent as it is if it is in ASCII, and percent-encoded otherwise."""
+    return URL(text, encoded=re.fullmatch(r"[!-~]*", text) is not None)
 
-    async def _send(self, method: str, target: URL, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
-        """The status of an answer, and the address that it redirects to."""
-        if target.scheme not in ("http", "https") or not target.host:
-            raise ValueError(f"{target} is not an HTTP URL")
-        reader, writer = await asyncio.open_connection(
-            target.host, target.port, ssl=_tls() if target.scheme == "https" else None, limit=_HEAD_BYTES
-        )
-        try:
-            lines = [f"{method} {target.raw_path_qs or '/'} HTTP/1.1", f"Host: {target.host_port_subcomponent}"]
-            lines += [f"{key}: {value}" for key, value in headers.items()]
-            if body or method in _BODY_METHODS:
-                lines.append(f"Content-Length: {len(body)}")
-            lines.append("Connection: close")
-            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
-            status = await _status(reader)
-            location = await _location(reader) if status in _REDIRECTS else ""
-        except BaseException:
-            writer.close()
-            raise
-        task = asyncio.create_task(_linger(reader, writer))
-        self._lingering.add(task)
-        task.add_done_callback(self._lingering.discard)
-        return status, location
+
+def _without(name: str, headers: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in headers.items() if key.lower() != name}
+
+
+async def _send(method: str, target: URL, headers: Mapping[str, str], body: bytes, spawn: Spawn) -> tuple[int, str]:
+    """The status of an answer, and the address that it redirects to."""
+    if target.scheme not in ("http", "https") or not target.host:
+        raise ValueError(f"{target} is not an HTTP URL")
+    tls = _tls() if target.scheme == "https" else None
+    reader, writer = await asyncio.open_connection(target.host, target.port, ssl=tls, limit=_HEAD_BYTES)
+    try:
+        lines = [f"{method} {target.raw_path_qs or '/'} HTTP/1.1", f"Host: {target.host_port_subcomponent}"]
+        lines += [f"{key}: {value}" for key, value in headers.items()]
+        if body or method in _BODY_METHODS:
+            lines.append(f"Content-Length: {len(body)}")
+        writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
+        status = await _status(reader)
+        location = await _location(reader) if status in _REDIRECTS else ""
+    except BaseException:
+        writer.close()
+        raise
+    spawn(_linger(reader, writer))
+    return status, location
 
 
 @functools.cache

@@ -5,35 +5,33 @@ Knows the roles that may stand on a queue. Refuses conditions, as the service do
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from google.iam.v1 import policy_pb2
 
 from local.cloud_tasks.messages import CallError, Message, invalid
 
-Policy: Message = policy_pb2.Policy
-
-_QUEUE_READER = ("queues.get", "queues.list")
-_QUEUE_ADMIN = (
-    *_QUEUE_READER,
+_READ_QUEUE = ("queues.get", "queues.list")
+_ADMINISTER_QUEUE = (
+    *_READ_QUEUE,
     *("queues.create", "queues.update", "queues.delete", "queues.pause", "queues.resume", "queues.purge"),
     *("queues.getIamPolicy", "queues.setIamPolicy"),
 )
+_READ_TASKS = ("tasks.get", "tasks.list")
 ROLES = {
     "roles/cloudtasks.enqueuer": ("tasks.create", "tasks.fullView"),
-    "roles/cloudtasks.viewer": (*_QUEUE_READER, "tasks.get", "tasks.list"),
+    "roles/cloudtasks.viewer": (*_READ_QUEUE, *_READ_TASKS),
     "roles/cloudtasks.taskDeleter": ("tasks.delete",),
     "roles/cloudtasks.taskRunner": ("tasks.run", "tasks.fullView"),
-    "roles/cloudtasks.queueAdmin": _QUEUE_ADMIN,
+    "roles/cloudtasks.queueAdmin": _ADMINISTER_QUEUE,
     "roles/cloudtasks.admin": (
-        *_QUEUE_ADMIN,
-        *("tasks.create", "tasks.get", "tasks.list", "tasks.delete", "tasks.run", "tasks.fullView"),
+        *(*_ADMINISTER_QUEUE, *_READ_TASKS),
+        *("tasks.create", "tasks.delete", "tasks.run", "tasks.fullView"),
     ),
 }
 """Permissions of each role, below cloudtasks."""
 
-_OF_LOCATION = frozenset(("queues.create", "queues.list"))
-_OF_QUEUE = frozenset(permission for role in ROLES.values() for permission in role) - _OF_LOCATION
+_OF_QUEUE = frozenset(ROLES["roles/cloudtasks.admin"]) - {"queues.create", "queues.list"}
 _ROLE = re.compile(r"roles/[^/]+|(organizations|projects)/[^/]+/roles/[^/]+")
 _MEMBER = re.compile(
     r"allUsers|allAuthenticatedUsers|(user|group|serviceAccount|domain|deleted):\S+|principal(Set)?://\S+"
@@ -42,14 +40,15 @@ _NEVER_SET = b"\x00\x20\x01"
 """The etag of a queue whose policy was never set."""
 
 
-def policy(grants: Iterable[tuple[str, str]]) -> Message:
-    """The policy of these grants, role and member each; without any, that of a queue whose policy was never set."""
+def policy(grants: Iterable[tuple[str, str]], *, was_set: bool = False) -> Message:
+    """The policy of these grants, role and member each. Each that was set has an etag of its own."""
     members: dict[str, dict[str, None]] = {}
     for role, member in grants:
         members.setdefault(role, {})[member] = None
-    if not members:
-        return Policy(etag=_NEVER_SET)
-    return _new([policy_pb2.Binding(role=role, members=each) for role, each in members.items()])
+    if not members and not was_set:
+        return policy_pb2.Policy(etag=_NEVER_SET)
+    bindings = [policy_pb2.Binding(role=role, members=each) for role, each in members.items()]
+    return policy_pb2.Policy(version=1, etag=secrets.token_bytes(8), bindings=bindings)
 
 
 def replaced(current: Message, requested: Message) -> Message:
@@ -67,28 +66,26 @@ def replaced(current: Message, requested: Message) -> Message:
             "https://cloud.google.com/iam/help/allow-policies/versions."
         )
     for binding in requested.bindings:
-        _check_binding(binding)
-    granted = policy((binding.role, member) for binding in requested.bindings for member in binding.members)
-    return granted if granted.bindings else _new([])
+        if not _ROLE.fullmatch(binding.role):
+            raise invalid(
+                'The role name must be in the form "roles/{role}", "organizations/{organization_id}/roles/{role}", '
+                'or "projects/{project_id}/roles/{role}".'
+            )
+        if binding.role.startswith("roles/") and binding.role not in ROLES:
+            raise invalid(f"Role {binding.role} is not supported for this resource.")
+        for member in binding.members:
+            if not _MEMBER.fullmatch(member):
+                unknown = f"The member {member} is of an unknown type."
+                raise invalid(f"{unknown} Please set a valid type prefix for the member.")
+        if binding.HasField("condition"):
+            raise invalid("Can't set conditional policy on this resource")
+    return policy(((each.role, member) for each in requested.bindings for member in each.members), was_set=True)
 
 
-def _check_binding(binding: Message) -> None:
-    if not _ROLE.fullmatch(binding.role):
-        raise invalid(
-            'The role name must be in the form "roles/{role}", "organizations/{organization_id}/roles/{role}", '
-            'or "projects/{project_id}/roles/{role}".'
-        )
-    if binding.role.startswith("roles/") and binding.role not in ROLES:
-        raise invalid(f"Role {binding.role} is not supported for this resource.")
-    for member in binding.members:
-        if not _MEMBER.fullmatch(member):
-            raise invalid(f"The member {member} is of an unknown type. Please set a valid type prefix for the member.")
-    if binding.HasField("condition"):
-        raise invalid("Can't set conditional policy on this resource")
-
-
-def check_permissions(permissions: Iterable[str]) -> None:
-    """Raise the CallError of a permission that cannot be tested on a queue; the first bad one is reported."""
+def check_permissions(permissions: Sequence[str]) -> None:
+    """Raise the CallError of permissions that cannot be tested on a queue; the first bad one is reported."""
+    if not permissions:
+        raise invalid("At least one permission must be specified.")
     for permission in permissions:
         parts = permission.split(".")
         if len(parts) != 3 or "" in parts or "*" in permission:
@@ -100,16 +97,10 @@ def check_permissions(permissions: Iterable[str]) -> None:
 def allows(granted: Message, member: str, permission: str) -> bool:
     """Whether a policy gives a member a permission, such as `tasks.create`."""
     return any(
-        permission in ROLES[binding.role]
+        permission in ROLES.get(binding.role, ())
         and not {member, "allUsers", "allAuthenticatedUsers"}.isdisjoint(binding.members)
         for binding in granted.bindings
-        if binding.role in ROLES
     )
-
-
-def _new(bindings: Iterable[Message]) -> Message:
-    """A policy that was set now: each has an etag of its own."""
-    return Policy(version=1, etag=secrets.token_bytes(8), bindings=bindings)
 
 
 def _octal(etag: bytes) -> str:

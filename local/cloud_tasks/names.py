@@ -3,28 +3,39 @@
 The resource that a call is about is checked before anything else: that it lies in a project, then its shape, its ids.
 """
 
+import functools
 import re
 
 from google.rpc import error_details_pb2
 
-from local.cloud_tasks.messages import CallError, definition, error_info, help_link, invalid
+from local.cloud_tasks.messages import CallError, Message, error_info, invalid
 
-QUEUE_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
-TASK_NAME = (
-    'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>/tasks/<TASK_ID>".'
-)
-
-_SERVICE = "cloudtasks.googleapis.com"
-_PARTS = {
-    "location": r"projects/[^/]+/locations/[^/]+",
-    "queue": r"(projects/[^/]+/locations/[^/]+/queues)/([^/]+)",
-    "task": r"(projects/[^/]+/locations/[^/]+/queues)/([^/]+)/tasks/([^/]+)",
-    "cmek_config": r"projects/[^/]+/locations/[^/]+/cmekConfig",
+_LOCATION = "projects/<PROJECT_ID>/locations/<LOCATION_ID>"
+TEMPLATES = {
+    "project": "projects/<PROJECT_ID>",
+    "location": _LOCATION,
+    "queue": f"{_LOCATION}/queues/<QUEUE_ID>",
+    "task": f"{_LOCATION}/queues/<QUEUE_ID>/tasks/<TASK_ID>",
+    "cmek_config": f"{_LOCATION}/cmekConfig",
+    "operation": f"{_LOCATION}/operations/<OPERATION_ID>",
 }
-_QUEUE_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
-_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+_SHAPES = {kind: re.compile(re.sub("<[A-Z_]+>", "([^/]+)", template)) for kind, template in TEMPLATES.items()}
+_IDS = {
+    "Queue": (
+        re.compile(r"[A-Za-z0-9-]{1,100}"),
+        "letters ([A-Za-z]), numbers ([0-9]), or hyphens (-). Queue ID must be between 1 and 100 characters.",
+    ),
+    "Task": (
+        re.compile(r"[A-Za-z0-9_-]{1,500}"),
+        "letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or underscores (_). "
+        "Task ID must between 1 and 500 characters.",
+    ),
+}
+_SERVICE = "cloudtasks.googleapis.com"
+_REFERENCE = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues"
 
 
+@functools.lru_cache(maxsize=256)  # the tasks of a producer mostly go to the same queue
 def check_resource(kind: str, name: str, method: str, permission: str) -> None:
     """Raise the CallError of a call whose resource is not the name of a location, queue, task or cmek_config.
 
@@ -34,22 +45,17 @@ def check_resource(kind: str, name: str, method: str, permission: str) -> None:
         raise invalid("Invalid resource field value in the request.", project_invalid)
     if not name.startswith("projects/"):
         text = f"Permission denied on resource project {name}."
+        consumer = {"consumer": f"projects/{name}", "containerInfo": name, "service": _SERVICE}
         raise CallError(
             "PERMISSION_DENIED",
             text,
-            error_info(
-                "CONSUMER_INVALID",
-                "googleapis.com",
-                consumer=f"projects/{name}",
-                containerInfo=name,
-                service=_SERVICE,
-            ),
+            error_info("CONSUMER_INVALID", "googleapis.com", **consumer),
             error_details_pb2.LocalizedMessage(locale="en-US", message=text),
-            help_link("Google developers console", "https://console.developers.google.com"),
+            _help("Google developers console", "https://console.developers.google.com"),
         )
-    match = re.fullmatch(_PARTS[kind], name)
+    match = _SHAPES[kind].fullmatch(name)
     if match is None and permission == "cmekConfig.update":
-        raise invalid('CMEK Config name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/cmekConfig".')
+        raise invalid(f'CMEK Config name must be formatted: "{TEMPLATES[kind]}".')
     if match is None:
         raise denied(permission, name)
     _check_ids(match)
@@ -66,21 +72,16 @@ def denied(permission: str, name: str) -> CallError:
 
 def check_new_queue(name: str, location: str) -> None:
     """Raise the CallError of a name that no queue can be created under in a location."""
-    match = re.fullmatch(_PARTS["queue"], name)
-    if match is None:
-        raise invalid(QUEUE_NAME, definition("queue name"))
-    _check_ids(match)
-    if match[1] != f"{location}/queues":
+    _check_shape("queue", name)
+    if not name.startswith(f"{location}/queues/"):
         raise invalid(f"{name} must begin with {location}.")
 
 
 def split_task(name: str) -> tuple[str, str]:
     """The queue's path and the task's id; raises CallError."""
-    match = re.fullmatch(_PARTS["task"], name)
-    if match is None:
-        raise invalid(TASK_NAME, definition("task name"))
-    _check_ids(match)
-    return f"{match[1]}/{match[2]}", match[3]
+    _check_shape("task", name)
+    path, _, task_id = name.partition("/tasks/")
+    return path, task_id
 
 
 def check_task_in_queue(name: str, queue: str) -> str:
@@ -93,17 +94,24 @@ def check_task_in_queue(name: str, queue: str) -> str:
     return task_id
 
 
+def _check_shape(kind: str, name: str) -> None:
+    match = _SHAPES[kind].fullmatch(name)
+    if match is None:
+        raise invalid(f'{kind.title()} name must be formatted: "{TEMPLATES[kind]}".', _definition(f"{kind} name"))
+    _check_ids(match)
+
+
 def _check_ids(match: re.Match[str]) -> None:
-    ids = match.groups()[1:]
-    if ids and not _QUEUE_ID.fullmatch(ids[0]):
-        raise invalid(
-            f'Queue ID "{ids[0]}" can contain only letters ([A-Za-z]), numbers ([0-9]), or hyphens (-). '
-            "Queue ID must be between 1 and 100 characters.",
-            definition("queue ID"),
-        )
-    if len(ids) > 1 and not _TASK_ID.fullmatch(ids[1]):
-        raise invalid(
-            f'Task ID "{ids[1]}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or '
-            "underscores (_). Task ID must between 1 and 500 characters.",
-            definition("task ID"),
-        )
+    for given, (noun, (pattern, text)) in zip(match.groups()[2:], _IDS.items(), strict=False):
+        if not pattern.fullmatch(given):
+            raise invalid(f'{noun} ID "{given}" can contain only {text}', _definition(f"{noun.lower()} ID"))
+
+
+def _definition(noun: str) -> Message:
+    """The link to the reference of a `queue name`, `queue ID`, `task name` or `task ID`."""
+    page = ".tasks#Task" if noun.startswith("task") else "#Queue"
+    return _help(f"Definition of {noun}", f"{_REFERENCE}{page}.FIELDS.name")
+
+
+def _help(description: str, url: str) -> Message:
+    return error_details_pb2.Help(links=[error_details_pb2.Help.Link(description=description, url=url)])

@@ -8,16 +8,26 @@ import re
 from collections.abc import Iterable, Sequence
 
 from google.cloud.tasks_v2 import types
+from google.protobuf import field_mask_pb2
 
 from local.cloud_tasks.messages import CallError, Message, QueueMessage, error_info, invalid
 from local.cloud_tasks.schedule import RateLimits, RetryConfig
 
-MAX_DISPATCHES_PER_SECOND, MAX_CONCURRENT_DISPATCHES = 500, 5000
 LARGEST_DURATION_SECONDS = 315_576_000_000
 """10,000 years: the longest google.protobuf.Duration."""
+_NO_LIMIT = float("inf")
+_FIGURES = {
+    "max_dispatches_per_second": (0, 500),
+    "max_concurrent_dispatches": (0, 5000),
+    "max_attempts": (-1, _NO_LIMIT),
+    "max_doublings": (0, _NO_LIMIT),
+    "min_backoff": (0, _NO_LIMIT),
+    "max_backoff": (0, _NO_LIMIT),
+}
+"""The least and the largest value of each figure of a queue; 0 stands for the default."""
 
 _MUTABLE = ("rate_limits", "retry_config", "http_target", "stackdriver_logging_config", "app_engine_routing_override")
-_BACKOFF = ("min_backoff", "max_backoff")
+_TOKENS = ("oidc_token", "oauth_token")
 _EMAIL = re.compile(r"[^@]+@[^@]+")
 _HOST = re.compile(r"[^\s/?#@:\\]+")
 _RESERVED_OVERRIDE = re.compile(
@@ -25,7 +35,6 @@ _RESERVED_OVERRIDE = re.compile(
     r"|x-(google|appengine|cloudtasks)-.*",
     re.DOTALL,
 )
-_TOKENS = ("oidc_token", "oauth_token")
 
 
 def new_queue(requested: Message) -> Message:
@@ -55,12 +64,8 @@ def updated_queue(current: Message, requested: Message, paths: Sequence[str] | N
 def check_mask(paths: Iterable[str]) -> None:
     """Raise the CallError of a path that names no field of a queue."""
     for path in paths:
-        message = QueueMessage.DESCRIPTOR
-        for name in path.split("."):
-            field = message.fields_by_name.get(name) if message else None
-            if field is None:
-                raise invalid(f"Invalid mask: {path}")
-            message = None if field.is_repeated else field.message_type
+        if not field_mask_pb2.FieldMask(paths=[path]).IsValidForDescriptor(QueueMessage.DESCRIPTOR):
+            raise invalid(f"Invalid mask: {path}")
 
 
 def _copy_field(path: str, source: Message, target: Message) -> None:
@@ -69,16 +74,10 @@ def _copy_field(path: str, source: Message, target: Message) -> None:
     for parent in parents:
         source, target = getattr(source, parent), getattr(target, parent)
         target.SetInParent()
-    field = target.DESCRIPTOR.fields_by_name[name]
-    if field.has_presence and not source.HasField(name):
-        target.ClearField(name)
-    elif field.is_repeated:
-        target.ClearField(name)
-        getattr(target, name).extend(getattr(source, name))
-    elif field.message_type:
-        getattr(target, name).CopyFrom(getattr(source, name))
-    else:
-        setattr(target, name, getattr(source, name))
+    target.ClearField(name)
+    for field, value in source.ListFields():
+        if field.name == name:
+            target.MergeFrom(type(source)(**{name: value}))
 
 
 def _completed(requested: Message) -> Message:
@@ -89,9 +88,10 @@ def _completed(requested: Message) -> Message:
     for field in _MUTABLE:
         if requested.HasField(field):
             getattr(queue, field).CopyFrom(getattr(requested, field))
-    _complete_rates(queue.rate_limits)
+    _complete_figures(queue.rate_limits, RateLimits())
+    queue.rate_limits.max_burst_size = rate_limits(queue).max_burst_size
     complete_retries(queue.retry_config)
-    target = queue.http_target
+    target, logging = queue.http_target, queue.stackdriver_logging_config
     for token in _TOKENS:
         if target.HasField(token) and not getattr(target, token).ByteSize():
             target.ClearField(token)
@@ -101,9 +101,9 @@ def _completed(requested: Message) -> Message:
     if len(overrides) != len(target.header_overrides):
         target.ClearField("header_overrides")
         target.header_overrides.extend(overrides)
-    if not 0 <= queue.stackdriver_logging_config.sampling_ratio <= 1:
+    if not 0 <= logging.sampling_ratio <= 1:
         raise invalid("sampling_ratio must be between 0.0 and 1.0.")
-    if not queue.stackdriver_logging_config.sampling_ratio:
+    if not logging.sampling_ratio:
         queue.ClearField("stackdriver_logging_config")
     return queue
 
@@ -124,49 +124,39 @@ def retry_config(config: Message) -> RetryConfig:
     )
 
 
-def _complete_rates(limits: Message) -> None:
-    default = RateLimits()
-    for field, most in (
-        ("max_dispatches_per_second", MAX_DISPATCHES_PER_SECOND),
-        ("max_concurrent_dispatches", MAX_CONCURRENT_DISPATCHES),
-    ):
-        value = getattr(limits, field)
-        if value < 0:
-            raise invalid(f"{_json_path(limits, field)} cannot be negative.")
-        if not value <= most:
-            raise invalid(f"{_json_path(limits, field)} must be less than or equal to {most}.")
-        setattr(limits, field, value or getattr(default, field))
-    limits.max_burst_size = RateLimits(limits.max_dispatches_per_second).max_burst_size
-
-
 def complete_retries(config: Message) -> None:
     """Check a RetryConfig message and fill in what is left out; raises CallError."""
-    default = RetryConfig()
-    if config.max_attempts < -1:
-        raise invalid("RetryConfig.maxAttempts must be greater or equal to -1.")
-    if config.max_doublings < 0:
-        raise invalid("RetryConfig.maxDoublings cannot be negative.")
-    for field in _BACKOFF:
-        if duration_nanoseconds(getattr(config, field)) < 0:
-            raise invalid(f"{_json_path(config, field)} cannot be negative.")
+    _complete_figures(config, RetryConfig())
     if config.max_retry_duration.seconds < 0:
         raise invalid("RetryConfig.max_retry_duration.seconds cannot be negative.")
     if config.max_retry_duration.nanos:
         raise invalid("RetryConfig.max_retry_duration.nanos cannot be set.")
-    duration_nanoseconds(config.max_retry_duration)
-    config.max_attempts = config.max_attempts or default.max_attempts
-    config.max_doublings = config.max_doublings or default.max_doublings
-    if not config.max_retry_duration.seconds:
+    if not nanoseconds(config.max_retry_duration):
         config.ClearField("max_retry_duration")
-    for field in _BACKOFF:
-        backoff = getattr(config, field)
-        if not backoff.ByteSize():
-            backoff.FromMicroseconds(int(getattr(default, field) * 1e6))
-    if config.min_backoff.ToNanoseconds() > config.max_backoff.ToNanoseconds():
+    if nanoseconds(config.min_backoff) > nanoseconds(config.max_backoff):
         raise invalid("RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.")
 
 
-def duration_nanoseconds(duration: Message) -> int:
+def _complete_figures(config: Message, default: RateLimits | RetryConfig) -> None:
+    """Check the figures of a message and fill in what is left out; raises CallError."""
+    for field in config.DESCRIPTOR.fields:
+        if field.name not in _FIGURES:
+            continue
+        least, most = _FIGURES[field.name]
+        value = getattr(config, field.name)
+        figure = nanoseconds(value) if field.message_type else value
+        name = f"{config.DESCRIPTOR.name}.{field.json_name}"
+        if figure < least:
+            raise invalid(f"{name} {'must be greater or equal to -1' if least else 'cannot be negative'}.")
+        if not figure <= most:
+            raise invalid(f"{name} must be less than or equal to {most}.")
+        if not figure and field.message_type:
+            value.FromMicroseconds(int(getattr(default, field.name) * 1e6))
+        elif not figure:
+            setattr(config, field.name, getattr(default, field.name))
+
+
+def nanoseconds(duration: Message) -> int:
     """The length of a Duration; raises CallError where its fields are out of their range."""
     seconds, nanos = duration.seconds, duration.nanos
     if abs(seconds) > LARGEST_DURATION_SECONDS or abs(nanos) > 999_999_999 or seconds * nanos < 0:
@@ -174,31 +164,27 @@ def duration_nanoseconds(duration: Message) -> int:
     return int(seconds * 1_000_000_000 + nanos)
 
 
-def check_token(token: Message) -> None:
-    """Raise the CallError of an OIDC or OAuth token whose account is not an e-mail."""
-    if not token.service_account_email:
+def check_email(email: str) -> None:
+    """Raise the CallError of a token's account that is not an e-mail."""
+    if not email:
         raise invalid("service_account_email must be set.")
-    if not _EMAIL.fullmatch(token.service_account_email):
+    if not _EMAIL.fullmatch(email):
         raise invalid()
 
 
 def _check_target(target: Message) -> None:
     """Raise the CallError of an http_target that the service refuses whatever the update mask is."""
-    uri = target.uri_override
-    known = types.UriOverride
-    if target.HasField("uri_override") and not uri.ByteSize():
-        raise _target_error("Invalid uri_override.")
-    if uri.HasField("host") and not _HOST.fullmatch(uri.host):
-        raise _target_error("Invalid Host.")
-    if uri.HasField("port") and uri.port <= 0:
-        raise _target_error("Port number should be a positive integer.")
-    for number, enum in (
-        (uri.scheme, known.Scheme),
-        (uri.uri_override_enforce_mode, known.UriOverrideEnforceMode),
-        (target.http_method, types.HttpMethod),
+    uri, known = target.uri_override, types.UriOverride
+    for refused, what in (
+        (target.HasField("uri_override") and not uri.ByteSize(), "Invalid uri_override."),
+        (uri.HasField("host") and not _HOST.fullmatch(uri.host), "Invalid Host."),
+        (uri.HasField("port") and uri.port <= 0, "Port number should be a positive integer."),
+        (uri.scheme not in list(known.Scheme), ""),
+        (uri.uri_override_enforce_mode not in list(known.UriOverrideEnforceMode), ""),
+        (target.http_method not in list(types.HttpMethod), ""),
     ):
-        if number not in list(enum):
-            raise _target_error("")
+        if refused:
+            raise _target_error(what)
     keys = [override.header.key for override in target.header_overrides if override.HasField("header")]
     reserved = [key for key in keys if _RESERVED_OVERRIDE.fullmatch(key)]
     if reserved:
@@ -208,14 +194,9 @@ def _check_target(target: Message) -> None:
         )
     for token in _TOKENS:
         if target.HasField(token):
-            check_token(getattr(target, token))
+            check_email(getattr(target, token).service_account_email)
 
 
 def _target_error(what: str) -> CallError:
     info = error_info("INVALID_INPUT_ON_HTTP_TARGET_OVERRIDE", "cloudtasks.googleapis.com", invalid_field=what)
     return invalid(f"Error in parsing HttpTarget. {what}", info)
-
-
-def _json_path(message: Message, field: str) -> str:
-    """A field as errors name it, such as `RateLimits.maxDispatchesPerSecond`."""
-    return f"{message.DESCRIPTOR.name}.{message.DESCRIPTOR.fields_by_name[field].json_name}"

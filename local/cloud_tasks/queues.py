@@ -4,17 +4,17 @@ A queue is declared by the program or made by a call; both are kept with their s
 tasks but that they go with their queue.
 """
 
-import bisect
 import copy
 import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from google.cloud.location import locations_pb2
 from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2
-from google.protobuf import empty_pb2
+from google.protobuf import empty_pb2, timestamp_pb2
 
 from local.cloud_tasks import filters, iam
 from local.cloud_tasks.messages import (
@@ -26,19 +26,14 @@ from local.cloud_tasks.messages import (
     error_info,
     invalid,
     microseconds,
-    page_size,
-    page_start,
-    page_token,
+    page,
 )
 from local.cloud_tasks.names import check_new_queue
 from local.cloud_tasks.queue_config import check_mask, new_queue, rate_limits, updated_queue
 from local.cloud_tasks.schedule import Schedule, Statistics
-from local.cloud_tasks.store import Store, StoredQueue
+from local.cloud_tasks.store import Store
 
 log = logging.getLogger("local.cloud_tasks.queues")
-
-ListQueuesResponse: Message = types.ListQueuesResponse.pb()
-CmekConfig: Message = types.CmekConfig.pb()
 
 NAME_BLOCKED_SECONDS = 24 * 3600
 """How long the name of an ended task stays blocked; the service promises 1 to 24 hours."""
@@ -56,7 +51,7 @@ _KEY = re.compile(rf"{_KEY_RING}/cryptoKeys/[^/]+")
 _NOT_A_KEY = re.compile(rf"{_KEY_RING}(/cryptoKeys/[^/]+/cryptoKeyVersions/[^/]+)?")
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class OpenQueue:
     """One queue that exists."""
 
@@ -87,23 +82,21 @@ class Queues:
         self._schedule_stored = schedule_stored
         self._queue_changed = queue_changed
         self._open: dict[str, OpenQueue] = {}
-        self._stored = {queue.path: queue for queue in store.queues()}
+        self._stored = {message.name: (message, policy, declared) for message, policy, declared in store.queues()}
 
     def reopen(self) -> None:
         """Reopen the queues that API calls created."""
-        for stored in [queue for queue in self._stored.values() if not queue.declared]:
-            try:
-                self._put(QueueMessage.FromString(stored.message), iam.Policy.FromString(stored.policy), declared=False)
-            except Exception:  # whatever is wrong with one queue, the others open
-                log.exception("The stored queue %s cannot be opened; it does not exist in this run", stored.path)
+        for message, policy, declared in list(self._stored.values()):
+            if not declared:
+                self._put(message, policy, declared=False)
 
     def declare(self, declared: Message, grants: Iterable[tuple[str, str]]) -> None:
         """Open a queue of the program with these figures; one that is stored keeps its state and its tasks.
 
         `grants`: the role and the member of each; they replace a stored policy."""
         message = new_queue(declared)
-        stored = self._stored.get(message.name)
-        message.state = QueueMessage.FromString(stored.message).state if stored else declared.state or message.state
+        stored = self._stored.get(message.name, (declared,))[0]
+        message.state = stored.state or message.state
         self._put(message, iam.policy(grants), declared=True)
 
     def undeclared(self) -> list[str]:
@@ -136,26 +129,26 @@ class Queues:
         """The figures of a queue now; raises CallError if it does not exist."""
         return self[path].schedule.statistics(self._monotonic())
 
+    def _in(self, location: str) -> list[Message]:
+        """The queues of a location, by name."""
+        return [self._open[path].message for path in self.paths() if path.startswith(f"{location}/queues/")]
+
     # Calls
 
     def get_queue(self, request: Message) -> Message:
         return self[request.name].message
 
     def list_queues(self, request: Message) -> Message:
-        size = page_size(request, MAX_PAGE)
-        after = page_start(request.parent, request.page_token)
         matches = filters.parse(request.filter, QueueMessage.DESCRIPTOR)
-        paths = [path for path in self.paths() if path.startswith(f"{request.parent}/queues/")]
-        queues = [self._open[path].message for path in paths[bisect.bisect_right(paths, after) :]]
-        page = [queue for queue in queues if matches(queue)][:size]
-        return ListQueuesResponse(
-            queues=page, next_page_token=page_token(request.parent, (queue.name for queue in page))
+        found = [queue for queue in self._in(request.parent) if matches(queue)]
+        queues, token = page(
+            request, MAX_PAGE, lambda after, size: [queue for queue in found if queue.name > after][:size]
         )
+        return types.ListQueuesResponse.pb()(queues=queues, next_page_token=token)
 
     def create_queue(self, request: Message) -> Message:
-        path = request.queue.name
-        check_new_queue(path, request.parent)
-        if path in self._open:
+        check_new_queue(request.queue.name, request.parent)
+        if request.queue.name in self._open:
             raise CallError("ALREADY_EXISTS", "Queue already exists")
         return self._create(new_queue(request.queue))
 
@@ -176,19 +169,18 @@ class Queues:
         return empty_pb2.Empty()
 
     def pause_queue(self, request: Message) -> Message:
-        return self._set_state(request.name, types.Queue.State.PAUSED)
+        return self._change(request.name, state=types.Queue.State.PAUSED)
 
     def resume_queue(self, request: Message) -> Message:
-        return self._set_state(request.name, types.Queue.State.RUNNING)
+        return self._change(request.name, state=types.Queue.State.RUNNING)
 
     def purge_queue(self, request: Message) -> Message:
-        queue = self[request.name]
-        now = self._clock()
+        schedule, now = self[request.name].schedule, self._clock()
         self._store.end_all_tasks(request.name, now + NAME_BLOCKED_SECONDS)
-        queue.schedule.clear()
-        message = copy.deepcopy(queue.message)
-        message.purge_time.FromMicroseconds(microseconds(now))
-        return self._put(message, queue.policy, declared=queue.declared)
+        schedule.clear()
+        purge_time = timestamp_pb2.Timestamp()
+        purge_time.FromMicroseconds(microseconds(now))
+        return self._change(request.name, purge_time=purge_time)
 
     def get_iam_policy(self, request: Message) -> Message:
         return self[request.resource].policy
@@ -202,33 +194,27 @@ class Queues:
     def test_iam_permissions(self, request: Message) -> Message:
         """All permissions that were asked for, sorted; the caller of this method knows which the client has."""
         self[request.resource]  # must exist
-        if not request.permissions:
-            raise invalid("At least one permission must be specified.")
         iam.check_permissions(request.permissions)
         return iam_policy_pb2.TestIamPermissionsResponse(permissions=sorted(request.permissions))
 
     def get_cmek_config(self, request: Message) -> Message:
-        return CmekConfig(name=request.name)
+        return types.CmekConfig.pb()(name=request.name)
 
     def update_cmek_config(self, request: Message) -> Message:
         """Only the refusals of the service are known; no key can be set."""
-        config = request.cmek_config
-        location = config.name.removesuffix("/cmekConfig")
-        if any(
-            queue.message.http_target.header_overrides
-            for path, queue in self._open.items()
-            if path.startswith(f"{location}/queues/")
-        ):
+        wanted = request.cmek_config.kms_key
+        location = request.cmek_config.name.removesuffix("/cmekConfig")
+        if any(queue.http_target.header_overrides for queue in self._in(location)):
             raise CallError(
                 "FAILED_PRECONDITION",
                 "CMEK cannot be enabled on any project that has one or more queues with HTTP Target Override headers "
                 "or tasks ttl of more than 60 days.",
                 error_info("UNSATISFIED_PRECONDITION_FOR_CMEK", "cloudtasks.googleapis.com"),
             )
-        key = _KEY.fullmatch(config.kms_key)
+        key = _KEY.fullmatch(wanted)
         if key is None:
-            unknown = f"Resource name [{config.kms_key}] does not match any known resource name pattern."
-            raise invalid(INVALID if _NOT_A_KEY.fullmatch(config.kms_key) else unknown)
+            unknown = f"Resource name [{wanted}] does not match any known resource name pattern."
+            raise invalid(INVALID if _NOT_A_KEY.fullmatch(wanted) else unknown)
         if key[1] != location:
             raise CallError("NOT_FOUND", NOT_FOUND)
         raise CallError("UNIMPLEMENTED", "Keys of Cloud KMS are not served here")
@@ -239,27 +225,27 @@ class Queues:
         return locations_pb2.ListLocationsResponse(locations=map(_location, sorted(found)))
 
     def get_location(self, request: Message) -> Message:
-        if not any(path.startswith(f"{request.name}/queues/") for path in self._open):
+        if not self._in(request.name):
             raise CallError("NOT_FOUND", f"Location {request.name} has no queue here")
         return _location(request.name)
 
     def _create(self, queue: Message) -> Message:
-        if self._store.queue_blocked(queue.name, self._clock()):
+        if self._store.name_blocked(queue.name, self._clock()):
             raise CallError("FAILED_PRECONDITION", QUEUE_BLOCKED)
         return self._put(queue, iam.policy(()), declared=False)
 
-    def _set_state(self, path: str, state: Message) -> Message:
+    def _change(self, path: str, **fields: Any) -> Message:  # noqa: ANN401 - any field of a queue
         queue = self[path]
         message = copy.deepcopy(queue.message)
-        message.state = state
+        for field in fields:
+            message.ClearField(field)
+        message.MergeFrom(QueueMessage(**fields))
         return self._put(message, queue.policy, declared=queue.declared)
 
     def _put(self, message: Message, policy: Message, *, declared: bool) -> Message:
         """Store the queue, then change it here: a change that cannot be stored does not happen."""
         path = message.name
-        self._store.put_queue(
-            StoredQueue(path, declared, message.SerializeToString(), policy.SerializeToString(deterministic=True))
-        )
+        self._store.put_queue(message, policy, declared=declared)
         limits, now = rate_limits(message), self._monotonic()
         is_new, kept = path not in self._open, self._stored.pop(path, None)
         schedule = Schedule(limits, now, rested=kept is None) if is_new else self._open[path].schedule
@@ -274,6 +260,5 @@ class Queues:
 
 def _location(path: str) -> Message:
     region = path.rpartition("/")[2]
-    return locations_pb2.Location(
-        name=path, location_id=region, display_name=region, labels={"cloud.googleapis.com/region": region}
-    )
+    labels = {"cloud.googleapis.com/region": region}
+    return locations_pb2.Location(name=path, location_id=region, display_name=region, labels=labels)

@@ -1,31 +1,33 @@
 """The state of the local cloud in one SQLite file: tasks, queues, blocked names, keys and ports.
 
-Each method that changes something has committed when it returns. With write-ahead logging and synchronous=NORMAL, a
-commit survives the end of the process at any moment, including kill -9. A power cut may lose the last commits.
+Each method that changes something has committed when it returns, unless it is called within `transaction`. With
+write-ahead logging and synchronous=NORMAL, a commit survives the end of the process at any moment, including kill -9.
+A power cut may lose the last commits.
 """
 
 import contextlib
 import dataclasses
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_VERSION = 2
+from google.iam.v1 import policy_pb2
+
+from local.cloud_tasks.messages import Message, QueueMessage, TaskMessage
+
+_VERSION = 3
 """Version of the tables below. A file with another version is refused."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS queues (
-    path TEXT PRIMARY KEY, declared INTEGER NOT NULL, message BLOB NOT NULL, policy BLOB NOT NULL
+    name TEXT PRIMARY KEY, declared INTEGER NOT NULL, message BLOB NOT NULL, policy BLOB NOT NULL
 );
-CREATE TABLE IF NOT EXISTS blocked_queues (path TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS operations (name TEXT PRIMARY KEY, message BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (
-    queue TEXT NOT NULL, id TEXT NOT NULL, due REAL NOT NULL, in_flight INTEGER NOT NULL,
-    executions INTEGER NOT NULL, previous_status INTEGER NOT NULL, message BLOB NOT NULL, PRIMARY KEY (queue, id)
+    name TEXT PRIMARY KEY, due REAL NOT NULL, in_flight INTEGER NOT NULL, previous_status INTEGER NOT NULL,
+    message BLOB NOT NULL
 );
-CREATE TABLE IF NOT EXISTS blocked_names (
-    queue TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (queue, id)
-) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blocked_names (name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS operations (name TEXT PRIMARY KEY, message BLOB NOT NULL);
 """
 _LAYOUT = ("SELECT count(*) FROM sqlite_master", "PRAGMA user_version")
 
@@ -34,29 +36,20 @@ _LAYOUT = ("SELECT count(*) FROM sqlite_master", "PRAGMA user_version")
 class StoredTask:
     """One task as it is stored."""
 
-    id: str
-    message: bytes
-    """google.cloud.tasks.v2.Task, serialized."""
-    due: float
-    """Due time in seconds since the epoch. An attempt in flight keeps its due time."""
+    message: Message
     in_flight: bool = False
-    executions: int = 0
-    """Earlier attempts that got an answer other than 5xx."""
     previous_status: int = 0
-    """HTTP status of the last attempt, or 0 before the first answer."""
+    """HTTP status of the last attempt; 0 before the first answer, and after an attempt without one."""
 
+    @property
+    def id(self) -> str:
+        return str(self.message.name.rpartition("/")[2])
 
-@dataclasses.dataclass(slots=True)
-class StoredQueue:
-    """One queue as it is stored."""
-
-    path: str
-    declared: bool
-    """Whether the program declares the queue; otherwise a call created it."""
-    message: bytes
-    """google.cloud.tasks.v2.Queue, serialized."""
-    policy: bytes
-    """google.iam.v1.Policy, serialized."""
+    @property
+    def due(self) -> float:
+        """In seconds since the epoch. An attempt in flight keeps its due time."""
+        at = self.message.schedule_time
+        return float(at.seconds + at.nanos / 1e9)
 
 
 class Store:
@@ -75,6 +68,7 @@ class Store:
             )
         self._db.executescript(_SCHEMA)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._after_commit: list[Callable[[], object]] = []
 
     def close(self) -> None:
         self._db.close()
@@ -87,11 +81,20 @@ class Store:
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield
+            with self._db:
+                yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._after_commit.clear()
             raise
-        self._db.execute("COMMIT")
+        while self._after_commit:
+            self._after_commit.pop(0)()
+
+    def after_commit(self, action: Callable[[], object]) -> None:
+        """Does the action once all that was changed so far is committed, or never."""
+        if self._db.in_transaction:
+            self._after_commit.append(action)
+        else:
+            action()
 
     def fact(self, key: str) -> str | None:
         """Returns the value stored under `key`: the stack, the ports or the signing key."""
@@ -101,30 +104,34 @@ class Store:
     def set_fact(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
 
-    def queues(self) -> list[StoredQueue]:
-        """Returns all queues, sorted by path."""
-        rows = self._db.execute("SELECT path, declared, message, policy FROM queues ORDER BY path")
-        return [StoredQueue(path, bool(declared), message, policy) for path, declared, message, policy in rows]
+    def queues(self) -> list[tuple[Message, Message, bool]]:
+        """Returns queue and policy of each, and whether the program declares it; otherwise a call created it."""
+        rows = self._db.execute("SELECT message, policy, declared FROM queues ORDER BY name")
+        return [(QueueMessage.FromString(row[0]), policy_pb2.Policy.FromString(row[1]), bool(row[2])) for row in rows]
 
-    def put_queue(self, queue: StoredQueue) -> None:
+    def put_queue(self, queue: Message, policy: Message, *, declared: bool) -> None:
         """Stores the queue, and unblocks its name."""
         with self.transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?)",
-                (queue.path, queue.declared, queue.message, queue.policy),
-            )
-            self._db.execute("DELETE FROM blocked_queues WHERE path = ?", (queue.path,))
+            row = (queue.name, declared, queue.SerializeToString(), policy.SerializeToString())
+            self._db.execute("INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?)", row)
+            self._db.execute("DELETE FROM blocked_names WHERE name = ?", (queue.name,))
 
-    def delete_queue(self, path: str, blocked_until: float) -> None:
+    def delete_queue(self, queue: str, blocked_until: float) -> None:
         """Remove the queue with its tasks and their names, and block its own."""
         with self.transaction():
-            for table, column in (("tasks", "queue"), ("blocked_names", "queue"), ("queues", "path")):
-                self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (path,))
-            self._db.execute("INSERT OR REPLACE INTO blocked_queues VALUES (?, ?)", (path, blocked_until))
+            for table in ("tasks", "blocked_names"):
+                self._db.execute(f"DELETE FROM {table} WHERE name > ? AND name < ?", _tasks_of(queue))
+            self._db.execute("DELETE FROM queues WHERE name = ?", (queue,))
+            self._db.execute("INSERT OR REPLACE INTO blocked_names VALUES (?, ?)", (queue, blocked_until))
 
-    def queue_blocked(self, path: str, now: float) -> bool:
-        row = self._db.execute("SELECT until FROM blocked_queues WHERE path = ?", (path,)).fetchone()
+    def name_blocked(self, name: str, now: float) -> bool:
+        """Whether a queue or task of this name existed too recently."""
+        row = self._db.execute("SELECT until FROM blocked_names WHERE name = ?", (name,)).fetchone()
         return row is not None and bool(row[0] > now)
+
+    def forget_names(self, now: float) -> None:
+        """Drop the names that are no longer blocked."""
+        self._db.execute("DELETE FROM blocked_names WHERE until <= ?", (now,))
 
     def operation(self, name: str) -> bytes | None:
         """A google.longrunning.Operation, serialized."""
@@ -136,67 +143,63 @@ class Store:
 
     def schedule(self, queue: str) -> Iterator[tuple[str, float, bool]]:
         """Every task's id, due time and whether it is in flight; no messages, since there may be many."""
-        return iter(self._db.execute("SELECT id, due, in_flight FROM tasks WHERE queue = ? ORDER BY rowid", (queue,)))
+        query = "SELECT name, due, in_flight FROM tasks WHERE name > ? AND name < ? ORDER BY rowid"
+        return ((name.rpartition("/")[2], due, flies) for name, due, flies in self._db.execute(query, _tasks_of(queue)))
 
-    def task(self, queue: str, task: str) -> StoredTask | None:
-        row = self._db.execute(
-            "SELECT id, message, due, in_flight, executions, previous_status FROM tasks WHERE queue = ? AND id = ?",
-            (queue, task),
-        ).fetchone()
-        return row and StoredTask(*row)
+    def task(self, name: str) -> StoredTask | None:
+        query = "SELECT message, in_flight, previous_status FROM tasks WHERE name = ?"
+        row = self._db.execute(query, (name,)).fetchone()
+        return row and _stored(row)
 
     def tasks(self, queue: str, after: str, limit: int) -> list[StoredTask]:
-        """Up to `limit` tasks whose ids follow `after`, by id."""
-        rows = self._db.execute(
-            "SELECT id, message, due, in_flight, executions, previous_status FROM tasks"
-            " WHERE queue = ? AND id > ? ORDER BY id LIMIT ?",
-            (queue, after, limit),
+        """Up to `limit` tasks whose names follow `after`, by name."""
+        first, end = _tasks_of(queue)
+        query = (
+            "SELECT message, in_flight, previous_status FROM tasks WHERE name > ? AND name < ? ORDER BY name LIMIT ?"
         )
-        return [StoredTask(*row) for row in rows]
+        return [_stored(row) for row in self._db.execute(query, (max(first, after), end, limit))]
 
     def open_tasks(self) -> int:
         """How many tasks there are, in all queues."""
         count: int = self._db.execute("SELECT count(*) FROM tasks").fetchone()[0]
         return count
 
-    def add_task(self, queue: str, task: StoredTask, now: float) -> bool:
+    def add_task(self, task: StoredTask, now: float) -> bool:
         """Whether it was added: its name may be blocked. Raises sqlite3.IntegrityError where there is one already."""
+        name = task.message.name
         added = self._db.execute(
-            "INSERT INTO tasks SELECT ?, ?, ?, ?, ?, ?, ?"
-            " WHERE NOT EXISTS (SELECT 1 FROM blocked_names WHERE queue = ? AND id = ? AND until > ?)",
-            (
-                *(queue, task.id, task.due, task.in_flight, task.executions, task.previous_status, task.message),
-                *(queue, task.id, now),
-            ),
+            "INSERT INTO tasks SELECT ?, ?, ?, ?, ?"
+            " WHERE NOT EXISTS (SELECT 1 FROM blocked_names WHERE name = ? AND until > ?)",
+            (name, task.due, task.in_flight, task.previous_status, task.message.SerializeToString(), name, now),
         )
         return added.rowcount == 1
 
-    def update_task(self, queue: str, task: StoredTask) -> None:
+    def update_task(self, task: StoredTask) -> None:
         self._db.execute(
-            "UPDATE tasks SET due = ?, in_flight = ?, executions = ?, previous_status = ?, message = ?"
-            " WHERE queue = ? AND id = ?",
-            (task.due, task.in_flight, task.executions, task.previous_status, task.message, queue, task.id),
+            "UPDATE tasks SET due = ?, in_flight = ?, previous_status = ?, message = ? WHERE name = ?",
+            (task.due, task.in_flight, task.previous_status, task.message.SerializeToString(), task.message.name),
         )
 
-    def end_task(self, queue: str, task: str, blocked_until: float) -> None:
+    def end_task(self, name: str, blocked_until: float) -> None:
         """Remove the task and block its name."""
         with self.transaction():
-            self._db.execute("DELETE FROM tasks WHERE queue = ? AND id = ?", (queue, task))
-            self._db.execute("INSERT OR REPLACE INTO blocked_names VALUES (?, ?, ?)", (queue, task, blocked_until))
+            self._db.execute("DELETE FROM tasks WHERE name = ?", (name,))
+            self._db.execute("INSERT OR REPLACE INTO blocked_names VALUES (?, ?)", (name, blocked_until))
 
     def end_all_tasks(self, queue: str, blocked_until: float) -> None:
         """Remove every task of the queue and block their names."""
         with self.transaction():
+            of_queue = "FROM tasks WHERE name > ? AND name < ?"
             self._db.execute(
-                "INSERT OR REPLACE INTO blocked_names SELECT queue, id, ? FROM tasks WHERE queue = ?",
-                (blocked_until, queue),
+                f"INSERT OR REPLACE INTO blocked_names SELECT name, ? {of_queue}", (blocked_until, *_tasks_of(queue))
             )
-            self._db.execute("DELETE FROM tasks WHERE queue = ?", (queue,))
+            self._db.execute(f"DELETE {of_queue}", _tasks_of(queue))
 
-    def forget_names(self, now: float) -> None:
-        """Drop the names that are no longer blocked."""
-        self._db.execute("DELETE FROM blocked_names WHERE until <= ?", (now,))
 
-    def name_blocked(self, queue: str, task: str, now: float) -> bool:
-        row = self._db.execute("SELECT until FROM blocked_names WHERE queue = ? AND id = ?", (queue, task)).fetchone()
-        return row is not None and bool(row[0] > now)
+def _tasks_of(queue: str) -> tuple[str, str]:
+    """What the names of a queue's tasks lie between."""
+    return f"{queue}/tasks/", f"{queue}/tasks0"
+
+
+def _stored(row: tuple[bytes, int, int]) -> StoredTask:
+    return StoredTask(TaskMessage.FromString(row[0]), bool(row[1]), row[2])

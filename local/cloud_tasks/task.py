@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from google.cloud.tasks_v2 import types
 
 from local.cloud_tasks.messages import CallError, Message, TaskMessage, invalid, microseconds, pacific_time
-from local.cloud_tasks.queue_config import check_token, complete_retries, duration_nanoseconds
+from local.cloud_tasks.queue_config import check_email, complete_retries, nanoseconds
 
 MAX_TASK_BYTES = 1024 * 1024 - 7
 """Of the task as it is stored here; recorded: the service takes a body that makes it so long, and not one byte more."""
@@ -49,26 +49,34 @@ def new_task(
         raise CallError("UNIMPLEMENTED", "App Engine tasks are not served here; create an HTTP task")
     if not requested.HasField("http_request"):
         raise invalid("Task.payload_type is not set.")
-    task = TaskMessage(name=name)
+    task = TaskMessage(name=name, http_request=requested.http_request)
     http = task.http_request
-    http.CopyFrom(requested.http_request)
-    _check_url(http.url)
+    scheme, hostname = _address(http.url)
     if http.http_method not in _METHODS:
         http.http_method = _POST
     if http.body and _METHODS[http.http_method] not in BODY_METHODS:
         raise invalid("Body can only be set if the http_method is POST, PUT, or PATCH.")
-    if sum(len(text.encode()) for header in http.headers.items() for text in header) >= MAX_HEADERS_BYTES:
+    headers = dict(http.headers)
+    if sum(len(text.encode()) for header in headers.items() for text in header) >= MAX_HEADERS_BYTES:
         raise invalid("HttpRequest.headers must be smaller than 80 KB.")
-    headers = kept_headers(http.headers)
-    http.headers.clear()
-    http.headers.update({**headers, "User-Agent": "Google-Cloud-Tasks"})
-    _set_token(http, queue, account_exists)
+    kept = kept_headers(headers)
+    if kept != headers:
+        http.headers.clear()
+        http.headers.update(kept)
+    http.headers["User-Agent"] = "Google-Cloud-Tasks"
+    kind = _set_token(http, queue, account_exists)
+    if kind == "oauth_token" and not hostname.endswith(".googleapis.com"):
+        raise invalid(
+            'Invalid url for HttpRequest.oauth_token. The hostname in the url must end with ".googleapis.com"'
+        )
+    if kind and scheme == "http" and hostname not in _LOCAL_HOSTS:
+        raise invalid("HttpRequest.url must start with 'https://' for request with HttpRequest.authorization_header")
     if requested.HasField("retry_config"):
         task.retry_config.CopyFrom(requested.retry_config)
         complete_retries(task.retry_config)
     deadline = DEFAULT_DEADLINE
     if requested.HasField("dispatch_deadline"):
-        deadline = duration_nanoseconds(requested.dispatch_deadline) // 1_000_000
+        deadline = nanoseconds(requested.dispatch_deadline) // 1_000_000
     if not MIN_DEADLINE <= deadline <= MAX_DEADLINE:
         raise invalid("Task.dispatchDeadline must be between [15s, 30m].")
     task.dispatch_deadline.FromMilliseconds(deadline)
@@ -94,40 +102,36 @@ def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
     kept = {}
     for name, text in headers.items():
         value = text.partition("\0")[0]
-        if _DROPPED_HEADER.fullmatch(name) or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            continue
-        if len(f"{name}: {value}\r\n") <= MAX_HEADER_BYTES:
+        if (
+            _HEADER_NAME.fullmatch(name)
+            and not _DROPPED_HEADER.fullmatch(name)
+            and _HEADER_VALUE.fullmatch(value)
+            and len(f"{name}: {value}\r\n") <= MAX_HEADER_BYTES
+        ):
             kept[name] = value.replace("\r", "_").replace("\n", "_")
     return kept
 
 
-def _set_token(http: Message, queue: Message, account_exists: Callable[[str, str], bool]) -> None:
-    """Check the task's token, replace it by the queue's, and fill in its audience or scope; raises CallError."""
+def _set_token(http: Message, queue: Message, account_exists: Callable[[str, str], bool]) -> str:
+    """Check the task's token, replace it by the queue's, and fill in its audience or scope; raises CallError.
+
+    Returns its kind; empty if there is none."""
     kind = http.WhichOneof("authorization_header")
     if kind:
-        token = getattr(http, kind)
-        check_token(token)
-        if not account_exists(queue.name.split("/")[1], token.service_account_email):
+        email = getattr(http, kind).service_account_email
+        check_email(email)
+        if not account_exists(queue.name.split("/")[1], email):
             text = 'The principal lacks IAM permission "iam.serviceAccounts.actAs" for the resource'
-            email = token.service_account_email
             raise CallError("PERMISSION_DENIED", f'{text} "{email}" (or the resource may not exist).')
-    of_queue = queue.http_target.WhichOneof("authorization_header")
+    of_queue = queue.HasField("http_target") and queue.http_target.WhichOneof("authorization_header")
     if of_queue:
         kind = of_queue
         getattr(http, kind).CopyFrom(getattr(queue.http_target, kind))
-    if not kind:
-        return
-    parts = urlsplit(http.url)
     if kind == "oauth_token":
-        if not (parts.hostname or "").endswith(".googleapis.com"):
-            raise invalid(
-                'Invalid url for HttpRequest.oauth_token. The hostname in the url must end with ".googleapis.com"'
-            )
         http.oauth_token.scope = http.oauth_token.scope or DEFAULT_SCOPE
-    else:
+    elif kind:
         http.oidc_token.audience = http.oidc_token.audience or http.url
-    if parts.scheme.lower() == "http" and parts.hostname not in _LOCAL_HOSTS:
-        raise invalid("HttpRequest.url must start with 'https://' for request with HttpRequest.authorization_header")
+    return kind or ""
 
 
 def _due(requested: Message, now: int) -> int:
@@ -147,8 +151,8 @@ def _due(requested: Message, now: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)  # the tasks of a queue mostly have the same
-def _check_url(url: str) -> None:
-    """Raise the CallError of a URL that the service does not take."""
+def _address(url: str) -> tuple[str, str]:
+    """The scheme and the host of a URL; raises CallError where the service does not take it."""
     if not url:
         raise invalid("HttpRequest.url is required.")
     if not re.match(r"https?://[^/?#]", url):
@@ -157,8 +161,8 @@ def _check_url(url: str) -> None:
         raise invalid(f"HttpRequest.url must be at most {MAX_URL_LENGTH} characters long.")
     try:
         parts = urlsplit(url)
-        valid = (parts.port or 0) >= 0 and bool((parts.hostname or "").encode("idna"))
+        if (parts.port or 0) >= 0 and parts.hostname and parts.hostname.encode("idna"):
+            return parts.scheme, parts.hostname
     except ValueError:
-        valid = False
-    if not valid:
-        raise invalid(f"HttpRequest.url {url!r} is not a valid URL.")
+        pass
+    raise invalid(f"HttpRequest.url {url!r} is not a valid URL.")

@@ -1,31 +1,21 @@
-"""Cloud Tasks v2 on the official messages: what each call does, and what follows from each attempt.
+"""Cloud Tasks v2 on the official messages: what each call on tasks does, and what follows from each attempt.
 
 Synchronous and clocked from outside, so that a test can live through a day in a moment. A call has been committed
-when it returns. Knows nothing of gRPC, REST or HTTP dispatch: those are api.py and dispatch.py.
+when it returns. Knows nothing of gRPC, REST or HTTP dispatch: those are api.py, rest.py and dispatch.py.
 """
 
 import contextlib
 import logging
-import secrets
+import random
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from google.cloud.tasks_v2 import types
 from google.protobuf import empty_pb2
-from google.protobuf.message import DecodeError
 
 from local.cloud_tasks.attempt import Attempt, attempt, note_answer
 from local.cloud_tasks.listener import Event, Listener
-from local.cloud_tasks.messages import (
-    NOT_FOUND,
-    CallError,
-    Message,
-    TaskMessage,
-    microseconds,
-    page_size,
-    page_start,
-    page_token,
-)
+from local.cloud_tasks.messages import NOT_FOUND, CallError, Message, microseconds, page
 from local.cloud_tasks.names import check_task_in_queue, split_task
 from local.cloud_tasks.queue_config import retry_config
 from local.cloud_tasks.queues import NAME_BLOCKED_SECONDS, Queues
@@ -33,8 +23,6 @@ from local.cloud_tasks.store import Store, StoredTask
 from local.cloud_tasks.task import BASIC, FULL, new_task, view
 
 log = logging.getLogger("local.cloud_tasks.tasks")
-
-ListTasksResponse: Message = types.ListTasksResponse.pb()
 
 MAX_PAGE = 1000
 """The service's largest page, which is its default one too."""
@@ -87,128 +75,74 @@ class CloudTasks:
 
     def _schedule_stored(self, path: str) -> None:
         """Schedule the stored tasks of a queue. An attempt that was under way when the process ended has failed."""
-        schedule = self.queues[path].schedule
-        interrupted = []
-        for task, due, in_flight in self._store.schedule(path):
+        for task_id, due, in_flight in list(self._store.schedule(path)):
             if in_flight:
-                interrupted.append(task)
+                task = self._store.task(f"{path}/tasks/{task_id}")
+                assert task is not None
+                self._fail(path, task, INTERRUPTED_STATUS, self._clock())
             else:
-                schedule.add(task, due)
-        for task in interrupted:
-            found = self._store.task(path, task)
-            assert found is not None
-            try:
-                message = TaskMessage.FromString(found.message)
-                self._fail(path, found, message, INTERRUPTED_STATUS, self._clock())
-            except DecodeError:
-                log.exception("The stored task %s of %s cannot be read; it is not sent", task, path)
+                self.queues[path].schedule.add(task_id, due)
 
-    # Tasks
+    # Calls
 
     def create_task(self, request: Message) -> Message:
-        task, stored = self._store_new(request)
-        self._announce(request.parent, task, stored)
-        return view(task, request.response_view)
-
-    def create_tasks(self, requests: Iterable[Message], keep: Callable[[list[Message | CallError]], None]) -> None:
-        """Create each task. `keep` is called with the task or the error of each request; what it stores is committed
-        together with the tasks."""
-        outcomes: list[Message | CallError] = []
-        created = []
-        with self._store.transaction():
-            for request in requests:
-                try:
-                    task, stored = self._store_new(request)
-                except CallError as error:
-                    outcomes.append(error)
-                else:
-                    outcomes.append(task)
-                    created.append((request.parent, task, stored))
-            keep(outcomes)
-        for each in created:
-            self._announce(*each)
-
-    def _store_new(self, request: Message) -> tuple[Message, StoredTask]:
-        path, requested = request.parent, request.task
-        if requested.name:
-            task_id = check_task_in_queue(requested.name, path)
-        else:
-            task_id = str(secrets.randbelow(9 * 10**18) + 10**18)
-        queue = self.queues[path].message
-        now = self._clock()
-        task = new_task(requested, f"{path}/tasks/{task_id}", queue, now, self._account_exists)
-        stored = StoredTask(task_id, task.SerializeToString(), _due(task))
+        path, name = request.parent, request.task.name
+        task_id = check_task_in_queue(name, path) if name else str(random.randrange(10**18, 10**19))
+        queue, now = self.queues[path], self._clock()
+        message = new_task(request.task, f"{path}/tasks/{task_id}", queue.message, now, self._account_exists)
+        task = StoredTask(message)
         try:
-            if not self._store.add_task(path, stored, now):
+            if not self._store.add_task(task, now):
                 raise CallError("ALREADY_EXISTS", NAME_BLOCKED)
         except sqlite3.IntegrityError:
             raise CallError("ALREADY_EXISTS", "Requested entity already exists") from None
-        return task, stored
 
-    def _announce(self, path: str, task: Message, stored: StoredTask) -> None:
-        """Schedule a task that was stored."""
-        self.queues[path].schedule.add(stored.id, stored.due)
-        self._queue_changed(path)
-        self._task_changed(Event.CREATED, task)
+        def announce() -> None:
+            queue.schedule.add(task_id, task.due)
+            self._queue_changed(path)
+            self._task_changed(Event.CREATED, message)
+
+        self._store.after_commit(announce)
+        return view(message, request.response_view)
 
     def get_task(self, request: Message) -> Message:
-        return view(self._task(request.name, ended=TASK_ENDED)[2], request.response_view)
+        return view(self._task(request.name, ended=TASK_ENDED).message, request.response_view)
 
     def list_tasks(self, request: Message) -> Message:
         self.queues[request.parent]  # must exist
-        size = page_size(request, MAX_PAGE)
-        page = self._store.tasks(request.parent, page_start(request.parent, request.page_token), size)
         wanted = FULL if request.response_view == FULL else BASIC
-        return ListTasksResponse(
-            tasks=[view(TaskMessage.FromString(stored.message), wanted) for stored in page],
-            next_page_token=page_token(request.parent, (stored.id for stored in page)),
+        tasks, token = page(
+            request,
+            MAX_PAGE,
+            lambda after, size: [view(task.message, wanted) for task in self._store.tasks(request.parent, after, size)],
         )
+        return types.ListTasksResponse.pb()(tasks=tasks, next_page_token=token)
 
     def delete_task(self, request: Message) -> Message:
-        path, stored, _ = self._task(request.name)
-        self._end(path, stored.id)
+        self._end(split_task(request.name)[0], self._task(request.name))
         return empty_pb2.Empty()
 
-    def delete_tasks(self, queue: str, names: Iterable[str], keep: Callable[[list[CallError | None]], None]) -> None:
-        """Delete each task of a queue. `keep` is called with the error of each, or None; what it stores is committed
-        together with the deletions. A name that is given twice succeeds or fails twice."""
-        outcomes: dict[str, CallError | None] = {}
-        names = list(names)
-        with self._store.transaction():
-            for name in dict.fromkeys(names):
-                try:
-                    outcomes[name] = None
-                    task_id = _task_to_delete(name, queue)
-                    self._task(name)
-                    self._store.end_task(queue, task_id, self._clock() + NAME_BLOCKED_SECONDS)
-                except CallError as error:
-                    outcomes[name] = error
-            keep([outcomes[name] for name in names])
-        for name in [name for name, error in outcomes.items() if error is None]:
-            self.queues[queue].schedule.remove(split_task(name)[1])
-
     def run_task(self, request: Message) -> Message:
-        self.queues[split_task(request.name)[0]]  # must exist
-        path, stored, message = self._task(request.name)
-        message = self._begin(path, stored, message)
+        path = split_task(request.name)[0]
         queue = self.queues[path]
-        queue.schedule.force(stored.id)
-        begun = attempt(stored, message, queue.message, forced=True)
+        task = self._task(request.name)
+        begun = self._begin(task, queue.message, forced=True)
+        queue.schedule.force(task.id)
         for listener in self._listeners:
             listener.run_requested(begun)
+        message = task.message
         message.last_attempt.ClearField("dispatch_time")  # recorded: the answer is given before the dispatch
         if message.dispatch_count == 1:
             message.ClearField("first_attempt")
         return view(message, request.response_view)
 
-    def _task(self, name: str, ended: str = NOT_FOUND) -> tuple[str, StoredTask, Message]:
-        """The queue's path, the task and its message; raises CallError, with the text `ended` for one that ended."""
-        path, task_id = split_task(name)
-        stored = self._store.task(path, task_id) if path in self.queues else None
-        if stored is None:
-            blocked = self._store.name_blocked(path, task_id, self._clock())
+    def _task(self, name: str, ended: str = NOT_FOUND) -> StoredTask:
+        """The task; raises CallError, with the text `ended` for one that ended."""
+        task = self._store.task(name) if split_task(name)[0] in self.queues else None
+        if task is None:
+            blocked = self._store.name_blocked(name, self._clock())
             raise CallError("NOT_FOUND", ended if blocked else NOT_FOUND)
-        return path, stored, TaskMessage.FromString(stored.message)
+        return task
 
     # Attempts
 
@@ -219,44 +153,32 @@ class CloudTasks:
         return self.queues[path].schedule.next_dispatch(self._clock(), self._monotonic())
 
     def start_attempts(self, path: str) -> list[Attempt]:
-        """The attempts to send now, each already counted. A stored task that cannot be read is left out."""
+        """The attempts to send now, each already counted."""
         if path not in self.queues:
             return []
         queue = self.queues[path]
         taken = queue.schedule.take(self._clock(), self._monotonic())
-        attempts = []
         try:
             with self._store.transaction() if taken else contextlib.nullcontext():
-                for task_id in taken:
-                    stored = self._store.task(path, task_id)
-                    assert stored is not None, f"{path}/tasks/{task_id} is scheduled but not stored"
-                    try:
-                        message = self._begin(path, stored, TaskMessage.FromString(stored.message))
-                    except DecodeError:
-                        log.exception("The stored task %s of %s cannot be read; it is not sent", task_id, path)
-                        queue.schedule.finish(task_id)
-                    else:
-                        attempts.append(attempt(stored, message, queue.message))
+                return [self._begin(self._task(f"{path}/tasks/{task_id}"), queue.message) for task_id in taken]
         except BaseException:
             for task_id in taken:  # nothing was counted, so nothing may leave
                 queue.schedule.finish(task_id)
                 queue.schedule.add(task_id, self._clock())
             raise
-        return attempts
 
-    def _begin(self, path: str, stored: StoredTask, message: Message) -> Message:
+    def _begin(self, task: StoredTask, queue: Message, *, forced: bool = False) -> Attempt:
         """Count an attempt before its request leaves, so that a crash cannot repeat it without an end."""
-        now = microseconds(self._clock())
+        message, now = task.message, microseconds(self._clock())
         message.dispatch_count += 1
         if message.dispatch_count == 1:
             message.first_attempt.dispatch_time.FromMicroseconds(now)
         message.last_attempt.Clear()
         message.last_attempt.schedule_time.CopyFrom(message.schedule_time)
         message.last_attempt.dispatch_time.FromMicroseconds(now)
-        stored.message = message.SerializeToString()
-        stored.in_flight = True
-        self._store.update_task(path, stored)
-        return message
+        task.in_flight = True
+        self._store.update_task(task)
+        return attempt(task, queue, forced=forced)
 
     def end_attempt(self, attempt: Attempt, status: int) -> None:
         """End an attempt by its HTTP status: the task is done, is tried again later, or is gone.
@@ -266,60 +188,36 @@ class CloudTasks:
         if path not in self.queues:  # deleted meanwhile, and its tasks with it
             return
         try:
-            stored = self._store.task(path, attempt.task)
-            if stored is None:  # deleted or purged meanwhile
+            task = self._store.task(f"{path}/tasks/{attempt.task}")
+            if task is None:  # deleted or purged meanwhile
                 return
-            message = TaskMessage.FromString(stored.message)
             if 200 <= status < 300:
-                self._end(path, attempt.task)
-                self._task_changed(Event.PROCESSED, message)
-            elif attempt.number == message.dispatch_count:  # else a forced run has begun since, and decides
-                now = self._clock()
+                self._end(path, task)
+                self._task_changed(Event.PROCESSED, task.message)
+            elif attempt.number == task.message.dispatch_count:  # else a forced run has begun since, and decides
                 # a forced run is scheduled again from the moment at which it was asked for
-                since = message.last_attempt.dispatch_time.ToMicroseconds() / 1e6 if attempt.forced else now
-                self._fail(path, stored, message, status, since)
+                asked_for = task.message.last_attempt.dispatch_time.ToMicroseconds() / 1e6
+                self._fail(path, task, status, asked_for if attempt.forced else self._clock())
         finally:
-            self._free(path, attempt.task)
+            self.queues[path].schedule.finish(attempt.task, self._monotonic())
+            self._queue_changed(path)
 
-    def _fail(self, path: str, stored: StoredTask, message: Message, status: int, since: float) -> None:
-        queue = self.queues[path]
-        now = self._clock()
+    def _fail(self, path: str, task: StoredTask, status: int, since: float) -> None:
+        queue, message, now = self.queues[path], task.message, self._clock()
         config = retry_config(message.retry_config if message.HasField("retry_config") else queue.message.retry_config)
         if config.gives_up(message.dispatch_count, message.first_attempt.dispatch_time.ToMicroseconds() / 1e6, now):
-            self._end(path, stored.id)
+            self._end(path, task)
             log.error("Task %s is gone: attempt %d was its last, HTTP %d", message.name, message.dispatch_count, status)
             self._task_changed(Event.GONE, message)
             return
         retry_at = min(LATEST, max(now, since + config.backoff(message.dispatch_count)))
         note_answer(message, status, now)
         message.schedule_time.FromMicroseconds(microseconds(retry_at))
-        stored.message = message.SerializeToString()
-        stored.due = retry_at
-        stored.in_flight = False
-        stored.executions = message.response_count
-        stored.previous_status = status
-        self._store.update_task(path, stored)
-        queue.schedule.add(stored.id, retry_at, self._monotonic() + retry_at - now)
+        task.in_flight, task.previous_status = False, status
+        self._store.update_task(task)
+        queue.schedule.add(task.id, retry_at, self._monotonic() + retry_at - now)
         self._task_changed(Event.RETRIED, message)
 
-    def _free(self, path: str, task_id: str) -> None:
-        """End a dispatch, so that the queue may dispatch another task."""
-        self.queues[path].schedule.finish(task_id, self._monotonic())
-        self._queue_changed(path)
-
-    def _end(self, path: str, task_id: str) -> None:
-        self._store.end_task(path, task_id, self._clock() + NAME_BLOCKED_SECONDS)
-        self.queues[path].schedule.remove(task_id)
-
-
-def _task_to_delete(name: str, queue: str) -> str:
-    """The id of a task of the queue; raises the CallError of BatchDeleteTasks, which has no details."""
-    try:
-        split_task(name)
-    except CallError as error:
-        raise CallError(error.code, f"Invalid task name: {error.message}") from None
-    return check_task_in_queue(name, queue)
-
-
-def _due(task: Message) -> float:
-    return float(task.schedule_time.ToMicroseconds() / 1e6)
+    def _end(self, path: str, task: StoredTask) -> None:
+        self._store.end_task(task.message.name, self._clock() + NAME_BLOCKED_SECONDS)
+        self._store.after_commit(lambda: self.queues[path].schedule.remove(task.id))

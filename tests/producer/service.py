@@ -107,7 +107,8 @@ class Service(Serving):
         ]
 
         def create(tasks: CloudTasks) -> None:
-            tasks.create_tasks(map(tasks_v2.CreateTaskRequest.pb, requests), lambda _: None)
+            for request in requests:
+                tasks.create_task(tasks_v2.CreateTaskRequest.pb(request))
 
         self.do(create)
 

@@ -8,7 +8,6 @@ where they can be; an error is its code and text, with its details by their type
 import base64
 import collections
 import json
-import operator
 import re
 import threading
 import urllib.error
@@ -26,7 +25,6 @@ from google.protobuf import any_pb2, duration_pb2, empty_pb2, json_format, times
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from local.cloud_tasks.api import ROUTING_FIELDS
 from local.cloud_tasks.calls import CALLS, SERVICE, Call
 from tests.local.cloud_tasks.serving import START, Serving
 
@@ -64,8 +62,7 @@ class Caller:
             request_serializer=call.request.SerializeToString,
             response_deserializer=call.response.FromString,
         )
-        field = ROUTING_FIELDS.get(call.name, call.field)
-        routing = (("x-goog-request-params", f"{field}={operator.attrgetter(call.field)(request)}"),)
+        routing = (("x-goog-request-params", f"{call.routing_field}={call.resource(request)}"),)
         try:
             return method(request, metadata=routing, timeout=30)
         except grpc.RpcError as error:
@@ -78,10 +75,10 @@ class Caller:
             raise CallFailedError(form | _details(status.details)) from None
 
     def _http_request(self, call: Call, request: Any) -> tuple[str, str, bytes | None] | None:  # noqa: ANN401
-        resource = operator.attrgetter(call.field)(request)
+        resource = call.resource(request)
         template = call.path.pattern
         path = re.sub(r"\((?:[^()]|\[[^\]]*\])*\)", lambda _: resource, template, count=1)
-        if call.verb == "-" or not call.path.fullmatch(path) or " " in path:
+        if not call.verb or not call.path.fullmatch(path) or " " in path:
             return None
         try:
             fields = json_format.MessageToDict(request, preserving_proto_field_name=False)

@@ -15,7 +15,7 @@ from local.cloud_tasks.attempt import Attempt
 from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.messages import CallError, Message, QueueMessage
 from local.cloud_tasks.queues import QUEUE_BLOCKED_SECONDS
-from local.cloud_tasks.store import Store, StoredQueue
+from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
 
 PARENT = "projects/other/locations/europe-west1"
@@ -240,31 +240,6 @@ def test_dates_past_the_year_9999_stop_neither_a_queue_nor_the_next_start(
     assert service.store.open_tasks() == 2
     assert service.tasks.next_dispatch(QUEUE) is not None
     service.tasks.start_attempts(QUEUE)
-
-
-def test_a_stored_queue_or_task_that_cannot_be_read_stops_no_other(service: Service) -> None:
-    service.make()
-    service.create("broken")
-    service.create("broken-in-flight")
-    service.create("whole")
-    other = f"{PARENT}/queues/other"
-    with service.store.transaction():
-        service.store._db.execute("UPDATE tasks SET message = x'ff' WHERE id LIKE 'broken%'")
-        service.store._db.execute("UPDATE tasks SET in_flight = 1 WHERE id = 'broken-in-flight'")
-        service.store.put_queue(StoredQueue(other, False, b"\xff", b""))
-    service.reopen()
-    service.now += 1
-    assert [attempt.task for attempt in service.tasks.start_attempts(QUEUE)] == ["whole"]
-    assert other not in service.queues
-
-
-def test_an_unknown_enum_that_an_earlier_version_stored_fails_the_attempt_and_not_the_queue(service: Service) -> None:
-    service.make()
-    queue = service.queues[QUEUE]
-    queue.message.http_target.uri_override.scheme = 9
-    service.create("a")
-    [attempt] = service.tasks.start_attempts(QUEUE)
-    assert "9 is not a valid" in attempt.unsendable
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -397,4 +397,4 @@ def test_names_that_are_free_again_are_forgotten_at_the_next_start(service: Serv
     service.tasks.delete_task(types.DeleteTaskRequest.pb()(name=TASK))
     service.clock.now += NAME_BLOCKED_SECONDS
     service.reopen()
-    assert not service.store.name_blocked(QUEUE, "order-1", 0)
+    assert not service.store.name_blocked(TASK, 0)
