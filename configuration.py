@@ -8,11 +8,14 @@ import difflib
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import pulumi
+from pulumi.runtime.proto.resource_pb2_grpc import ResourceMonitorStub
+from pulumi.runtime.settings import get_monitor
 
 from settings import SETTINGS, Setting, Settings, as_text, conflicts
 
@@ -33,6 +36,12 @@ def load() -> Settings:
         pulumi.log.warn(
             "retryUntilHandled is not set: Cloud Tasks deletes a task whose attempts fail before they reach the "
             "handler. Set it to true if no order may be lost, or to false to accept that"
+        )
+    image = settings.image["image"]
+    if image and isinstance(get_monitor(), ResourceMonitorStub) and not shutil.which("skopeo"):
+        raise SettingsError(
+            f"{namespace}:image = {image!r}: skopeo, which copies it into the stack's repository, is not on the path; "
+            "install it: https://github.com/containers/skopeo/blob/main/install.md"
         )
     return settings
 

@@ -144,7 +144,7 @@ class ImageSettings(TypedDict):
         str,
         Rule(
             "",
-            "Run this image instead of building handler/, such as the output `image` of another stack",
+            "Copy this image, such as the output `image` of another stack, instead of building one",
             pattern=r"([a-z0-9.-]+(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64})?",
             accepts="an image by digest, `HOST/PATH@sha256:...`, or nothing",
         ),

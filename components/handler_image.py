@@ -1,14 +1,23 @@
-"""The handler's image: its Artifact Registry repository and its build from handler/.
+"""The handler's image: its Artifact Registry repository, and its build from handler/ or its copy of another image.
 
-Returns a digest, never a tag, because a tag can move to another image without a deployment. Pushes with the Docker
-login of the machine that deploys, so no credential enters the state.
+Whatever the service runs is in the stack's own repository, so that no change of another stack can delete it. Returns
+a digest, never a tag, because a tag can move to another image without a deployment. Pushes with the registry login of
+the machine that deploys, so no credential enters the state.
 """
+
+import asyncio
+import os
+import stat
+from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
 from pulumi_gcp import artifactregistry
 
 from components.apis import ProjectArgs
+
+KEPT_IMAGES = 10
+"""Newest images that stay in the repository, beside the one that was deployed last."""
 
 
 class HandlerImageArgs(ProjectArgs):
@@ -17,15 +26,15 @@ class HandlerImageArgs(ProjectArgs):
     handler_context: str
     """Folder of the Dockerfile, relative to the project: an absolute path would be a change on another machine."""
     image: str
-    """An image by digest to use instead of building one; if empty, one is built."""
+    """An image by digest to copy instead of building one; if empty, one is built."""
 
 
 class HandlerImage(pulumi.ComponentResource):
     """cloud-run-tasks:index:HandlerImage. Produces: Repository `<name>-repository`, and Image
-    `<name>` unless an image is named."""
+    `<name>`, or ImageCopy `<name>-copy` if an image is named."""
 
     digest: pulumi.Output[str]
-    """`<repository>/<image>@sha256:...`; known when the image is pushed."""
+    """`<repository>/<image>@sha256:...`; known when the image is in the repository."""
 
     def __init__(self, name: str, args: HandlerImageArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cloud-run-tasks:index:HandlerImage", name, None, opts)
@@ -37,24 +46,76 @@ class HandlerImage(pulumi.ComponentResource):
             format="DOCKER",
             labels=args["labels"],
             description="Images of the order handler",
+            cleanup_policies=[
+                {"id": "newest", "action": "KEEP", "most_recent_versions": {"keep_count": KEPT_IMAGES}},
+                # what is deployed is the latest: also an old image that was deployed again
+                {"id": "deployed", "action": "KEEP", "condition": {"tag_state": "TAGGED", "tag_prefixes": ["latest"]}},
+                {"id": "others", "action": "DELETE", "condition": {"tag_state": "ANY"}},
+            ],
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["artifactregistry"]]),
         )
+        in_repository = pulumi.ResourceOptions(parent=self, depends_on=[repository])
+        image_name = (
+            f"{args['location']}-docker.pkg.dev/{args['project']}/{args['repository_name']}/{args['image_name']}"
+        )
         if args["image"]:
-            self.digest = pulumi.Output.from_input(args["image"])
+            copy = ImageCopy(f"{name}-copy", args["image"], f"{image_name}:latest", in_repository)
+            digest = args["image"].partition("@")[2]
+            self.digest = copy.urn.apply(lambda _: f"{image_name}@{digest}")
         else:
-            host = f"{args['location']}-docker.pkg.dev"
+            settle_modes(Path(args["handler_context"]))
             image = docker.Image(
                 name,
-                image_name=repository.repository_id.apply(
-                    lambda repository_id: f"{host}/{args['project']}/{repository_id}/{args['image_name']}:latest"
-                ),
+                image_name=f"{image_name}:latest",
                 build={
                     "context": args["handler_context"],
                     "dockerfile": f"{args['handler_context']}/Dockerfile",
                     "platform": "linux/amd64",
                     "builder_version": docker.BuilderVersion.BUILDER_BUILD_KIT,
                 },
-                opts=pulumi.ResourceOptions(parent=self, depends_on=[repository]),
+                opts=in_repository,
             )
             self.digest = image.repo_digest
         self.register_outputs({"digest": self.digest})
+
+
+class ImageCopy(pulumi.ComponentResource):
+    """cloud-run-tasks:index:ImageCopy. Produces no resource: an update of its inputs copies the image."""
+
+    def __init__(self, name: str, source: str, target: str, opts: pulumi.ResourceOptions) -> None:
+        copy = pulumi.ResourceHook(name, copy_image)
+        hooks = pulumi.ResourceOptions(hooks=pulumi.ResourceHookBinding(before_create=[copy], before_update=[copy]))
+        super().__init__(
+            "cloud-run-tasks:index:ImageCopy",
+            name,
+            {"source": source, "target": target},
+            pulumi.ResourceOptions.merge(opts, hooks),
+        )
+        self.register_outputs({})
+
+
+async def copy_image(hook: pulumi.ResourceHookArgs) -> None:
+    """Called by the engine before it records a new source or target. Fails the update if the copy fails."""
+    inputs = hook.new_inputs or {}
+    source, target = inputs["source"], inputs["target"]
+    copying = await asyncio.create_subprocess_exec(
+        *("skopeo", "copy", "--quiet", "--all", "--preserve-digests", f"docker://{source}", f"docker://{target}"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, trouble = await copying.communicate()
+    if copying.returncode:
+        raise RuntimeError(
+            f"{source} was not copied to {target}: {trouble.decode().strip()}. If the registry refuses, sign in: "
+            f"gcloud auth configure-docker {source.partition('/')[0]},{target.partition('/')[0]}"
+        )
+
+
+def settle_modes(folder: Path) -> None:
+    """Gives each file the mode of a checkout under umask 022: the build's digest includes modes."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        for file in (Path(place, each) for each in files):
+            mode = file.lstat().st_mode
+            settled = 0o755 if mode & stat.S_IXUSR else 0o644
+            if stat.S_ISREG(mode) and stat.S_IMODE(mode) != settled:
+                file.chmod(settled)

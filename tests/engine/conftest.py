@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -49,6 +50,18 @@ def deploy(cloud: Cloud, tmp_path: Path) -> Iterator[Deploy]:
 
         yield deploy
     asyncio.setLevel(level)  # the automation API raised it and never restores it
+
+
+@pytest.fixture
+def skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in on the path: it notes its calls in this file, and fails with the text of `calls.refused`."""
+    calls, program = tmp_path / "calls", tmp_path / "bin" / "skopeo"
+    calls.touch()
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$*" >>{calls}\n[ ! -e {calls}.refused ] || ! cat {calls}.refused >&2\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return calls
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,12 @@ import functools
 import json
 import operator
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pulumi
+import pytest
 
 from local.program import PROJECT, SERVICE_URL, evaluate, stack_configuration
 from local.sinks.effects import PLACEHOLDERS
@@ -19,6 +21,7 @@ from tests.engine.deployment import Deployment, Run
 from tests.engine.providers import Cloud
 
 WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
+REGISTRY = "us-central1-docker.pkg.dev/shop-project"
 CHANGES: dict[str, tuple[object, dict[str, str]]] = {
     "maxDispatchesPerSecond": (7, {"Queue queue": "update rateLimits"}),
     "memory": ("1Gi", {"Service handler": "update template"}),
@@ -63,7 +66,11 @@ def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud:
         acting = {"producersActAsInvoker": True}
         assert did(deployment.preview({**acting, key: value})) == changed, key
     elsewhere = deployment.preview({"image": f"registry.example/handler@sha256:{'0' * 64}"})
-    assert did(elsewhere) == {"Image handler-image": "delete", "Service handler": "update template"}
+    assert did(elsewhere) == {
+        "Image handler-image": "delete",
+        "ImageCopy handler-image-copy": "create",
+        "Service handler": "update template",
+    }
     cloud.context = "sha256:second"
     assert did(deployment.preview()) == REBUILD
     deployment.set({key: value for key, (value, _) in CHANGES.items()})
@@ -76,12 +83,44 @@ def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud:
     assert [text for text in secrets.values() if text in state] == []
 
 
+def test_a_stack_copies_its_image_into_its_own_repository_in_its_first_update(
+    deploy: Deploy, cloud: Cloud, skopeo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [f"{REGISTRY}/cloud-run-tasks/task-handler@sha256:{digit * 64}" for digit in "12"]
+    prod = deploy("prod")
+    prod.set_secrets(PLACEHOLDERS)
+    prod.set({"image": images[0]})
+    with monkeypatch.context() as without:
+        without.setattr(shutil, "which", lambda name: None)
+        assert "skopeo, which copies it" in (refused := prod.up()).error
+    assert (refused.steps, cloud.changed) == ({}, [])
+
+    refusal = skopeo.with_name("calls.refused")
+    refusal.write_text("unauthorized")
+    failed = prod.up().error
+    assert f"{images[0]} was not copied" in failed
+    assert "unauthorized" in failed
+    assert "handler-image-repository" in cloud.changed
+    assert "handler" not in cloud.changed  # a service that runs what is not there yet would fail
+    refusal.unlink()
+
+    skopeo.write_text("")
+    for image in (*images, images[0]):
+        prod.set({"image": image})
+        ran = f"{REGISTRY}/cloud-run-tasks-prod/task-handler-prod"
+        assert prod.up().exports["image"] == f"{ran}@{image.partition('@')[2]}"
+        assert did(prod.up()) == {}
+        [call] = skopeo.read_text().splitlines()
+        assert call.endswith(f"docker://{image} docker://{ran}:latest")
+        skopeo.write_text("")
+
+
 def replaced(run: Run) -> set[str]:
     return {name for name, step in run.steps.items() if step.startswith("replace")}
 
 
 def test_dev_warns_of_a_move_tells_all_that_it_replaces_and_is_destroyed_at_the_first_try(
-    deploy: Deploy, cloud: Cloud, policies: Path
+    deploy: Deploy, cloud: Cloud, policies: Path, skopeo: Path
 ) -> None:
     dev = deploy("dev")
     lives(dev, "dev", {}, cloud, policies)
@@ -98,7 +137,7 @@ def test_dev_warns_of_a_move_tells_all_that_it_replaces_and_is_destroyed_at_the_
 
 
 def test_prod_refuses_a_move_and_is_not_destroyed_before_its_protection_is_off(
-    deploy: Deploy, cloud: Cloud, policies: Path
+    deploy: Deploy, cloud: Cloud, policies: Path, skopeo: Path
 ) -> None:
     prod = deploy("prod")
     prod.set_secrets(PLACEHOLDERS)

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from components.handler_image import settle_modes
 from local.program import ROOT
 from tests.handler.calls import DIRECT, LAST
 
@@ -102,35 +104,75 @@ def test_a_cold_start_and_a_last_attempt_compile_nothing(image: str) -> None:
     assert re.findall(r"code object from (/.*\.py)\b", log) == []
 
 
-def checkout(folder: Path) -> Path:
-    """The handler as git has it."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT / "handler", capture_output=True, text=True, check=True)
-    for name in tracked.stdout.split():
+def checkout(folder: Path, umask: int = 0o022) -> Path:
+    """The handler as git writes it under this umask."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT / "handler", capture_output=True, check=True).stdout
+    for name in tracked.decode().rstrip("\0").split("\0"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "handler" / name, folder / name)
+        shutil.copyfile(ROOT / "handler" / name, folder / name)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
     return folder
 
 
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+def docker_packs(context: Path, folder: Path) -> set[str]:
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    docker("build", "--file", f"{folder}/Dockerfile", "--output", f"{folder}/reached", str(context))
+    return {str(path.relative_to(folder / "reached")) for path in (folder / "reached").rglob("*") if path.is_file()}
 
 
-@pytest.mark.usefixtures("image")
-def test_only_sources_and_lock_reach_the_build_or_an_unchanged_image_would_show_as_changed(tmp_path: Path) -> None:
-    context = checkout(tmp_path / "handler")
-    sources = {name for name in files(context) if name.endswith(".py")}
+@pytest.fixture(scope="session")
+def packer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packs as Pulumi's provider does, which builds the image of a deployment."""
+    if not shutil.which("go"):
+        pytest.skip("no go on the path: install Go to pack an image's context as Pulumi's provider does")
+    built = tmp_path_factory.mktemp("packer") / "packer"
+    subprocess.run(["go", "build", "-o", built, "."], cwd=Path(__file__).parent / "packer", check=True)
+    return built
+
+
+def provider_packs(packer: Path, context: Path) -> dict[str, Any]:
+    packed: dict[str, Any] = json.loads(subprocess.check_output([packer, context]))
+    return packed
+
+
+def context_with_much_beside_its_sources(folder: Path) -> tuple[Path, set[str]]:
+    context = checkout(folder / "handler")
+    sources = {"pyproject.toml", "uv.lock", "order_handler/actions/refunds/rules/rule.py"}
+    sources |= {str(path.relative_to(context)) for path in (context / "order_handler").rglob("*") if path.is_file()}
     for name in (
         *(".venv/pyvenv.cfg", ".env", ".pytest_cache/README.md", "order_handler.egg-info/PKG-INFO", "dist/a.whl"),
         *("order_handler/__pycache__/app.cpython-313.pyc", "order_handler/.app.py.swp", "order_handler/app.py~"),
         *("order_handler/.ruff_cache/0.1", "order_handler/.DS_Store"),
+        *("order_handler/actions/refunds/rules/rule.py", "order_handler/actions/refunds/__pycache__/rule.pyc"),
     ):
         (context / name).parent.mkdir(parents=True, exist_ok=True)
         (context / name).write_text("of this machine only")
-    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
-    docker("build", "--file", f"{tmp_path}/Dockerfile", "--output", f"{tmp_path}/reached", str(context))
-    assert files(tmp_path / "reached") == sources | {"pyproject.toml", "uv.lock"}
+    return context, sources
+
+
+@pytest.mark.usefixtures("image")
+def test_docker_gets_every_source_and_the_lock_or_an_unchanged_image_would_show_as_changed(tmp_path: Path) -> None:
+    context, sources = context_with_much_beside_its_sources(tmp_path)
+    assert docker_packs(context, tmp_path) == sources
     # pulumi-docker's digest of the context would name the absolute path that a link points to
     assert not any(path.is_symlink() for path in (tmp_path / "reached").rglob("*"))
+
+
+@pytest.mark.timeout(300)
+def test_pulumi_s_provider_packs_the_same_files(packer: Path, tmp_path: Path) -> None:
+    context, sources = context_with_much_beside_its_sources(tmp_path)
+    packed = provider_packs(packer, context)
+    assert set(packed["packed"]) == set(packed["hashed"]) == sources
+
+
+@pytest.mark.timeout(300)
+def test_the_digest_of_a_build_is_the_same_under_every_umask(packer: Path, tmp_path: Path) -> None:
+    contexts = [checkout(tmp_path / f"{umask:o}", umask) for umask in (0o022, 0o002, 0o077)]
+    assert len({provider_packs(packer, context)["digest"] for context in contexts}) == 3
+    for context in contexts:
+        settle_modes(context)
+    assert len({provider_packs(packer, context)["digest"] for context in contexts}) == 1
 
 
 @pytest.fixture
@@ -167,7 +209,5 @@ def test_a_change_of_the_code_renews_the_last_layer_only(
 def test_a_checkout_that_only_its_owner_may_read_becomes_an_image_that_runs(
     build: Callable[[Path], str], tmp_path: Path
 ) -> None:
-    context = checkout(tmp_path)
-    for path in context.rglob("*"):
-        path.chmod(0o700 if path.is_dir() else 0o600)
+    context = checkout(tmp_path / "handler", 0o077)
     docker("run", "--rm", *CONFINED, build(context), "python", "-c", "import order_handler.app")
