@@ -94,7 +94,11 @@ class CloudTasks:
         return None
 
     async def send(self, name: str, body: bytes, headers: Mapping[str, str], due: datetime | None) -> None:
-        """See `order_handler.outbox.Api`."""
+        """Creates the task of this name, unless it was created before.
+
+        PermanentError if it can never be created, BlockedError if no task can be created now; any other exception if
+        this one may be created later.
+        """
         request = tasks_v2.HttpRequest(url=_URL, http_method=tasks_v2.HttpMethod.POST, headers=headers, body=body)
         task = tasks_v2.Task(name=name, http_request=request, schedule_time=due)
         queue = name.partition("/tasks/")[0]

@@ -7,22 +7,24 @@ two passes at once, or a pass and the web app, create one task: ALREADY_EXISTS m
 
 import asyncio
 import logging
-import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import orjson
-from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, tuple_, update
+import msgspec
+from msgspec import Meta
+from sqlalchemy import Connection, select, text
 
-from order_handler import logs
+from order_handler import logs, orders
 from order_handler.database import Database
 from order_handler.errors import BlockedError, PermanentError, TransientError
-from order_handler.tables import now, outbox
+from order_handler.tables import now
+
+if TYPE_CHECKING:
+    from order_handler.cloud_tasks import CloudTasks
 
 YOUNG_SECONDS = 15
 """A row of this age is still the web app's to send."""
@@ -37,31 +39,36 @@ MAX_BODY = 1000 * 1024
 MAX_HEADERS = 50_000
 """Characters."""
 
-_BATCH = 50
-_REASON_LENGTH = 500
-_MAX_EPOCH_SECONDS = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+_LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_COLUMNS: list[tuple[str, Any, bool]] = [
+    ("task_id", Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,500}$(?!\n)")], True),
+    ("body", Annotated[str, Meta(max_length=MAX_BODY)], True),
+    ("headers", Annotated[str, Meta(max_length=MAX_HEADERS)] | None, False),
+    ("due", Annotated[float, Meta(ge=-_LAST_SECOND, le=_LAST_SECOND)] | None, False),
+]
 
-
-class Api(Protocol):
-    async def send(self, name: str, body: bytes, headers: Mapping[str, str], due: datetime | None) -> None:
-        """Creates the task of this name, unless it was created before.
-
-        PermanentError if it can never be created, BlockedError if no task can be created now; any other exception if
-        this one may be created later.
-        """
-
-    async def close(self) -> None: ...
+# Rows with an impossible time, such as milliseconds, count as old and as due: they can be sent, or named.
+_OPEN = f"refused IS NULL AND (due IS NULL OR due <= :horizon OR due > {_LAST_SECOND})"
+_OLDER = "NOT added_at BETWEEN :now - :age AND :now + :age"
+_NEXT = (
+    f"SELECT task_id, substr(body, 1, {MAX_BODY + 1}), substr(headers, 1, {MAX_HEADERS + 1}), due, added_at "
+    f"FROM outbox WHERE {_OPEN} AND {_OLDER}{{after}} ORDER BY added_at, task_id LIMIT 50"
+)
+_AFTER = " AND (added_at, task_id) > (:added_at, :task)"
+_DELETE = text("DELETE FROM outbox WHERE task_id = :task")
+_REFUSE = text("UPDATE outbox SET refused = :reason WHERE task_id = :task AND refused IS NULL")
+_BACKLOG = text(
+    f"SELECT count(*) FILTER (WHERE {_OPEN}), count(*) FILTER (WHERE {_OPEN} AND {_OLDER} "
+    "AND (due IS NULL OR due <= :horizon - :age)), count(*) FILTER (WHERE refused IS NOT NULL) FROM outbox"
+)
 
 
 class Row(NamedTuple):
-    """A row of the table, with values as the database holds them."""
+    """A row of the table, with values as the database holds them. Texts end after one character too many."""
 
     task_id: object
     body: object
-    """None if it is too large."""
     headers: object
-    """Empty if they are too large."""
     due: object
     added_at: object
 
@@ -90,44 +97,12 @@ class Pass:
         return {"sent": self.sent, **(self.backlog._asdict() if self.backlog else {})}
 
 
-# Rows with an impossible time, such as milliseconds, count as old and as due: they can be sent, or named.
-_OLDER = ~outbox.c.added_at.between(bindparam("now") - bindparam("age"), bindparam("now") + bindparam("age"))
-_DUE = or_(outbox.c.due.is_(None), outbox.c.due <= bindparam("horizon"), outbox.c.due > _MAX_EPOCH_SECONDS)
-_OPEN = outbox.c.refused.is_(None)
-_NEXT = (
-    select(
-        outbox.c.task_id,
-        case((func.length(outbox.c.body) <= MAX_BODY, outbox.c.body)),
-        case(
-            (or_(outbox.c.headers.is_(None), func.length(outbox.c.headers) <= MAX_HEADERS), outbox.c.headers), else_=""
-        ),
-        outbox.c.due,
-        outbox.c.added_at,
-    )
-    .where(_OPEN, _OLDER, _DUE)
-    .order_by(outbox.c.added_at, outbox.c.task_id)
-    .limit(_BATCH)
-)
-_NEXT_AFTER = _NEXT.where(
-    tuple_(outbox.c.added_at, outbox.c.task_id) > tuple_(bindparam("added_at"), bindparam("task"))
-)
-_DELETE = delete(outbox).where(outbox.c.task_id.in_(bindparam("tasks", expanding=True)))
-_REFUSE = update(outbox).where(outbox.c.task_id == bindparam("task"), _OPEN).values(refused=bindparam("reason"))
-_BACKLOG = select(
-    func.count().filter(_OPEN, _DUE),
-    func.count().filter(
-        _OPEN, _OLDER, _DUE, or_(outbox.c.due.is_(None), outbox.c.due <= bindparam("horizon") - LATE_SECONDS)
-    ),
-    func.count().filter(~_OPEN),
-)
-
-
 class Relay:
     def __init__(
         self,
         database: Database,
         queue: str,
-        open_api: Callable[[], Awaitable[Api]],
+        open_api: Callable[[], Awaitable["CloudTasks"]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`queue`: `projects/P/locations/L/queues/Q`. `monotonic`: the clock that limits a pass."""
@@ -136,7 +111,7 @@ class Relay:
         self._open_api = open_api
         self._monotonic = monotonic
         self._opening = asyncio.Lock()
-        self._api: Api | None = None
+        self._api: CloudTasks | None = None
 
     async def run(self) -> Pass:
         """Sends the rows that wait, oldest first, and logs what it did. Raises nothing."""
@@ -181,7 +156,7 @@ class Relay:
                 else:
                     _log_failure(task, failure)
 
-    async def _send(self, api: Api, row: Row, clock: float) -> Exception | None:
+    async def _send(self, api: "CloudTasks", row: Row, clock: float) -> Exception | None:
         try:
             name, body, headers, due = _task(row, clock)
             await api.send(f"{self._queue}/tasks/{name}", body, headers, due)
@@ -189,7 +164,7 @@ class Relay:
             return error
         return None
 
-    async def _open(self) -> Api:
+    async def _open(self) -> "CloudTasks":
         async with self._opening:
             if self._api is None:
                 self._api = await self._open_api()
@@ -198,69 +173,47 @@ class Relay:
 
 def _next(connection: Connection, clock: float, after: Row | None) -> list[Row]:
     """The next rows to send, after this one."""
-    times = {"now": clock, "age": YOUNG_SECONDS, "horizon": clock + HORIZON_SECONDS}
-    if after is None:
-        return [Row(*row) for row in connection.execute(_NEXT, times)]
-    position = {"added_at": after.added_at, "task": after.task_id}
-    return [Row(*row) for row in connection.execute(_NEXT_AFTER, {**times, **position})]
+    values: dict[str, object] = {"now": clock, "age": YOUNG_SECONDS, "horizon": clock + HORIZON_SECONDS}
+    if after is not None:
+        values |= {"added_at": after.added_at, "task": after.task_id}
+    return [Row(*row) for row in connection.execute(text(_NEXT.format(after=_AFTER if after else "")), values)]
 
 
 def _backlog(connection: Connection, clock: float) -> Backlog:
-    times = {"now": clock, "age": LATE_SECONDS, "horizon": clock + HORIZON_SECONDS}
-    return Backlog(*connection.execute(_BACKLOG, times).one())
+    values = {"now": clock, "age": LATE_SECONDS, "horizon": clock + HORIZON_SECONDS}
+    return Backlog(*connection.execute(_BACKLOG, values).one())
 
 
 def _note(connection: Connection, sent: Sequence[object], refused: Mapping[object, str]) -> None:
     """Deletes the rows that are sent, and marks those that can never be."""
     if sent:
-        connection.execute(_DELETE, {"tasks": sent})
+        connection.execute(_DELETE, [{"task": task} for task in sent])
     if refused:
-        reasons = [{"task": task, "reason": reason[:_REASON_LENGTH]} for task, reason in refused.items()]
-        connection.execute(_REFUSE, reasons)
+        connection.execute(_REFUSE, [{"task": task, "reason": reason[:500]} for task, reason in refused.items()])
 
 
 def _task(row: Row, clock: float) -> tuple[str, bytes, dict[str, str], datetime | None]:
     """The task's id, body, headers and schedule. PermanentError if the row can never become a task."""
-    if not isinstance(row.task_id, str) or not _TASK_ID.fullmatch(row.task_id):
-        raise PermanentError("task_id must be 1 to 500 letters, digits, hyphens and underscores")
-    body = row.body.encode() if isinstance(row.body, str) else row.body
-    if body is None or (isinstance(body, bytes) and len(body) > MAX_BODY):
-        raise PermanentError(f"body is over {MAX_BODY} bytes")
-    if not isinstance(row.body, str) or not isinstance(body, bytes):
-        raise PermanentError("body must be text")
+    if wrong := orders.problems(_COLUMNS, row._asdict()):
+        raise PermanentError(wrong)
+    columns: Any = row
+    body = columns.body.encode()
+    if len(body) > MAX_BODY:
+        raise PermanentError(f"body: {len(body)} bytes, more than {MAX_BODY}")
+    orders.parse(body)
     try:
-        orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise PermanentError(f"body is not JSON: {error}") from error
-    return row.task_id, body, _headers(row.headers), _schedule(row.due, clock)
-
-
-def _schedule(due: object, clock: float) -> datetime | None:
-    if due is None:
-        return None
-    if not isinstance(due, int | float) or not math.isfinite(due) or abs(due) > _MAX_EPOCH_SECONDS:
-        raise PermanentError(f"due is {_short(due)}: it must be a time in epoch seconds")
-    return datetime.fromtimestamp(due, UTC) if due > clock else None
-
-
-def _headers(text: object) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    if text is None:
-        return headers
-    try:
-        more = orjson.loads(text) if isinstance(text, str) else None
-    except orjson.JSONDecodeError as error:
-        raise PermanentError(f"headers are not JSON of at most {MAX_HEADERS} characters: {error}") from error
-    if not isinstance(more, dict) or not all(isinstance(value, str) for value in more.values()):
-        raise PermanentError("headers must be a JSON object whose values are text")
-    return {**headers, **more}
+        headers = msgspec.json.decode("{}" if row.headers is None else columns.headers, type=dict[str, str])
+    except (ValueError, RecursionError) as error:
+        raise PermanentError(f"headers: not valid JSON: {error}") from error
+    due = datetime.fromtimestamp(columns.due, UTC) if row.due is not None and columns.due > clock else None
+    return columns.task_id, body, {"Content-Type": "application/json", **headers}, due
 
 
 def _log_failure(task: object, error: Exception) -> None:
     level, verdict = logging.WARNING, "was not sent"
     if isinstance(error, PermanentError):
         level, verdict = logging.ERROR, "can never be sent"
-    logs.write(level, f"A row of the outbox {verdict}: {error}", {"task": _short(task)})
+    logs.write(level, f"A row of the outbox {verdict}: {error}", {"task": str(task)[:100]})
 
 
 def _log(done: Pass) -> None:
@@ -274,7 +227,3 @@ def _log(done: Pass) -> None:
         message += f"; it ended early: {done.failure}"
     fields = {"relayed": done.failure is None, "outboxLate": late or None, "outboxRefused": refused or None}
     logs.write(level, message, fields)
-
-
-def _short(value: object) -> str:
-    return str(value)[:100]

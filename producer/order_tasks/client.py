@@ -4,6 +4,7 @@ They limit how many calls are in flight. They validate nothing: an `Order` and a
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -75,8 +76,18 @@ class OrderTasks:
         log name the rows that are left to the relay. `delete` deletes rows by their task ids; the default uses the
         database that `outbox.add` inserted them into. Rows that are never deleted here are deleted by the relay.
         """
-        with self._connection.client() as api:
-            return outbox.publish(api, self._config, rows, delete)
+        requests, waiting = outbox.requests(rows, self._config)
+        options = connection.call_options(self._config, outbox.PUBLISH_SECONDS)
+        with ThreadPoolExecutor(max(1, min(len(requests), outbox.PUBLISHED_AT_ONCE))) as threads:
+            results = threads.map(lambda request: self._attempt(request, options), requests.values())
+            published = outbox.published(requests, results, waiting)
+        engine = getattr(rows, "engine", None)
+        with outbox.deleting():
+            if delete and published.sent:
+                delete(published.sent)
+            elif engine and published.sent:
+                outbox.delete_from(engine, published.sent)
+        return published
 
     def close(self) -> None:
         """Close the channel. Calls in flight fail."""
@@ -90,16 +101,20 @@ class OrderTasks:
     ) -> None:
         self.close()
 
-    def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
+    def _create(
+        self, request: tasks_v2.CreateTaskRequest, options: connection.CallOptions | None = None
+    ) -> tasks_v2.Task | None:
         try:
             with self._connection.client() as api:
-                return api.create_task(request, **self._options)
+                return api.create_task(request, **(options or self._options))
         except exceptions.AlreadyExists:
             return None
 
-    def _attempt(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | Exception | None:
+    def _attempt(
+        self, request: tasks_v2.CreateTaskRequest, options: connection.CallOptions | None = None
+    ) -> tasks_v2.Task | Exception | None:
         try:
-            return self._create(request)
+            return self._create(request, options)
         except Exception as error:
             return error
 
@@ -176,7 +191,20 @@ class AsyncOrderTasks:
 
     async def publish(self, rows: Sequence[outbox.Row], delete: outbox.Delete | None = None) -> outbox.Published:
         """Like `OrderTasks.publish`; `delete` may be a coroutine function."""
-        return await outbox.publish_async(self._api, self._config, rows, delete)
+        requests, waiting = outbox.requests(rows, self._config)
+        options = connection.async_call_options(self._config, outbox.PUBLISH_SECONDS)
+        calls = asyncio.Semaphore(outbox.PUBLISHED_AT_ONCE)
+        attempts = (self._attempt(request, calls, options) for request in requests.values())
+        published = outbox.published(requests, await asyncio.gather(*attempts), waiting)
+        engine = getattr(rows, "engine", None)
+        with outbox.deleting():
+            if delete and published.sent:
+                deleted = delete(published.sent)
+                if inspect.isawaitable(deleted):
+                    await deleted
+            elif engine and published.sent:
+                await outbox.delete_from_async(engine, published.sent)
+        return published
 
     async def close(self) -> None:
         """Close the channel. Calls in flight fail."""
@@ -190,22 +218,29 @@ class AsyncOrderTasks:
     ) -> None:
         await self.close()
 
-    async def _create(self, request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | None:
+    async def _create(
+        self, request: tasks_v2.CreateTaskRequest, options: connection.AsyncCallOptions | None = None
+    ) -> tasks_v2.Task | None:
         try:
-            return await self._api.create_task(request, **self._options)
+            return await self._api.create_task(request, **(options or self._options))
         except exceptions.AlreadyExists:
             return None
 
-    async def _create_all(self, order: Order, calls: asyncio.Semaphore) -> Outcome:
-        async def attempt(request: tasks_v2.CreateTaskRequest) -> tasks_v2.Task | Exception | None:
-            try:
-                async with calls:
-                    return await self._create(request)
-            except Exception as error:
-                return error
+    async def _attempt(
+        self,
+        request: tasks_v2.CreateTaskRequest,
+        calls: asyncio.Semaphore,
+        options: connection.AsyncCallOptions | None = None,
+    ) -> tasks_v2.Task | Exception | None:
+        try:
+            async with calls:
+                return await self._create(request, options)
+        except Exception as error:
+            return error
 
+    async def _create_all(self, order: Order, calls: asyncio.Semaphore) -> Outcome:
         requests = [message.request(self._config) for message in order.messages]
-        return _outcome(order, await asyncio.gather(*map(attempt, requests)))
+        return _outcome(order, await asyncio.gather(*(self._attempt(request, calls) for request in requests)))
 
 
 def _outcome(order: Order, results: Sequence[tasks_v2.Task | Exception | None]) -> Outcome:

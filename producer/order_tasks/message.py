@@ -63,6 +63,10 @@ class Message:
         return self.fields.get("orderId")
 
     @property
+    def task_id(self) -> str:
+        return task_id(self.order_id or "", self.action, self.key)
+
+    @property
     def messages(self) -> tuple["Message"]:
         return (self,)
 
@@ -75,7 +79,7 @@ class Message:
 
     def request(self, config: Config, due: datetime | None = None) -> tasks_v2.CreateTaskRequest:
         """The CreateTask request."""
-        return create_request(config, task_id(self.order_id or "", self.action, self.key), self.body(), due=due)
+        return create_request(config, self.task_id, self.body(), due=due)
 
     def _content(self) -> dict[str, Any]:
         return {"action": self.action, **self.fields, **({} if self.key is None else {"key": self.key})}
@@ -91,13 +95,13 @@ def message_request(
 ) -> tasks_v2.CreateTaskRequest:
     """The CreateTask request of one message. Raises InvalidOrderError before any call. See `create_task`."""
     now = datetime.now(UTC)
-    when = due(now, at, delay)
+    when = due_time(now, at, delay)
     if when is not None and when > now + HORIZON:
         raise InvalidOrderError(f"the task would run at {when}: Cloud Tasks schedules at most 30 days ahead")
     return Message(action, fields, key).request(config, when)
 
 
-def due(now: datetime, at: datetime | None, delay: timedelta | float | None) -> datetime | None:
+def due_time(now: datetime, at: datetime | None, delay: timedelta | float | None) -> datetime | None:
     """When to run a task. Raises InvalidOrderError if that is no time."""
     if at is not None and delay is not None:
         raise InvalidOrderError("at and delay are both given: pass one of them")

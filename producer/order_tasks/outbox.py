@@ -11,54 +11,49 @@ ALREADY_EXISTS means that this very row was sent before. `add` needs SQLAlchemy;
 """
 
 import asyncio
-import inspect
 import json
 import logging
-import math
-import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Unpack
 
-from google.api_core.exceptions import AlreadyExists
+import msgspec
 from google.cloud import tasks_v2
+from msgspec import Meta
 
 from order_tasks import trace
 from order_tasks.config import Config
-from order_tasks.connection import async_call_options, call_options
+from order_tasks.contract import problems
 from order_tasks.errors import InvalidOrderError
-from order_tasks.message import MAX_BODY_BYTES, create_request, task_id
+from order_tasks.message import MAX_BODY_BYTES, Message, TaskOptions, create_request, due_time, task_id
 from order_tasks.order import NEW_ORDER_ACTIONS, Order
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
+CLOCK = {
+    "postgresql": "extract(epoch from clock_timestamp())::float8",
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+}
+"""Epoch seconds by the database's clock, by SQLAlchemy's name of the database."""
+
 TABLE = {
-    "postgresql": """\
-CREATE TABLE IF NOT EXISTS outbox (
-    task_id TEXT PRIMARY KEY,
-    body TEXT NOT NULL,
-    headers TEXT,
-    due DOUBLE PRECISION,
-    added_at DOUBLE PRECISION NOT NULL DEFAULT extract(epoch from clock_timestamp())::float8,
-    refused TEXT
-)""",
-    "sqlite": """\
+    database: f"""\
 CREATE TABLE IF NOT EXISTS outbox (
     task_id TEXT NOT NULL PRIMARY KEY,
     body TEXT NOT NULL,
     headers TEXT,
     due DOUBLE PRECISION,
-    added_at DOUBLE PRECISION NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
+    added_at DOUBLE PRECISION NOT NULL DEFAULT {clock},
     refused TEXT
-)""",
+)"""
+    for database, clock in CLOCK.items()
 }
-"""The statement that creates the table, by SQLAlchemy's name of the database. The handler creates it too."""
+"""The statement that creates the table. The handler creates it too."""
 
 INDEX = "CREATE INDEX IF NOT EXISTS ix_outbox_added_at ON outbox (added_at)"
 """The statement that creates its index: the relay sends the oldest rows first."""
@@ -72,10 +67,16 @@ HORIZON_SECONDS = 30 * 24 * 3600 - 3600
 PUBLISH_SECONDS = 5.0
 """How long `publish` retries transient errors: somebody may be waiting, and the relay tries again anyway."""
 
-_IN_FLIGHT = 50
-_NOT_DELETED = "The tasks are created, but their rows are not deleted; the relay deletes them: %s"
-_MAX_EPOCH_SECONDS = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+PUBLISHED_AT_ONCE = 50
+"""Calls in flight of one `publish`."""
+
+_LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_COLUMNS: list[tuple[str, Any, bool]] = [
+    ("task_id", Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,500}$(?!\n)")], True),
+    ("body", Annotated[str, Meta(max_length=MAX_BODY_BYTES)], True),
+    ("headers", str | None, False),
+    ("due", Annotated[float, Meta(ge=-_LAST_SECOND, le=_LAST_SECOND)] | None, False),
+]
 _READABLE = 80  # characters of a task id; the random ones follow
 
 Delete = Callable[[Sequence[str]], object]
@@ -98,30 +99,26 @@ class Row(NamedTuple):
 
     def request(self, config: Config) -> tasks_v2.CreateTaskRequest:
         """The CreateTask request. Raises InvalidOrderError if the row can never become a task."""
-        if not isinstance(self.task_id, str) or not _TASK_ID.fullmatch(self.task_id):
-            raise InvalidOrderError("task_id must be 1 to 500 letters, digits, hyphens and underscores")
-        if not isinstance(self.body, str):
-            raise InvalidOrderError("body must be text")
-        if len(self.body) > MAX_BODY_BYTES or len(self.body.encode(errors="replace")) > MAX_BODY_BYTES:
-            raise InvalidOrderError(f"body is over {MAX_BODY_BYTES} bytes")
-        try:
-            json.loads(self.body)
-            body = self.body.encode()
-        except (ValueError, RecursionError) as error:
-            raise InvalidOrderError(f"body is not JSON: {error}") from error
-        due = self.due
-        if due is not None and not (
-            isinstance(due, int | float) and math.isfinite(due) and abs(due) <= _MAX_EPOCH_SECONDS
-        ):
-            raise InvalidOrderError(f"due is {due!r}: it must be a time in epoch seconds")
-        when = None if due is None or due <= time.time() else datetime.fromtimestamp(due, UTC)
-        return create_request(config, self.task_id, body, _headers(self.headers), when)
+        if wrong := problems(_COLUMNS, self._asdict()):
+            raise InvalidOrderError(wrong)
+        _decode("body", self.body)
+        if len(body := self.body.encode()) > MAX_BODY_BYTES:
+            raise InvalidOrderError(f"body: {len(body)} bytes, more than {MAX_BODY_BYTES}")
+        headers = _decode("headers", "{}" if self.headers is None else self.headers, dict[str, str])
+        when = datetime.fromtimestamp(self.due, UTC) if self.due is not None and self.due > time.time() else None
+        return create_request(config, self.task_id, body, headers, when)
 
 
 class Rows(tuple[Row, ...]):
     """The rows of one commit. Those of `add` know their database, so that `publish` can delete them."""
 
     engine: "Engine | None" = None
+
+
+class RowOptions(TaskOptions, total=False):
+    """See `create_task`; `at` may be any time."""
+
+    headers: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +143,13 @@ def rows(
 
     Insert them in the transaction that commits the order. Each call returns new rows with new task ids.
     """
-    order = Order(order_id, customer_email, tuple(actions))
-    headers = {**trace.headers(), **(headers or {})}
-    return Rows(
-        Row(
-            f"{task_id(order_id, message.action)[:_READABLE]}-{secrets.token_hex(4)}",
-            message.body().decode(),
-            json.dumps(headers) if headers else None,
-            None if due is None else due.timestamp(),
-        )
-        for message in order.messages
-    )
+    return Rows(_row(message, due, headers) for message in Order(order_id, customer_email, tuple(actions)).messages)
+
+
+def task_row(action: str, fields: Mapping[str, Any], **options: Unpack[RowOptions]) -> Row:
+    """The outbox row of a task of any action. Takes what `create_task` takes, and `headers`."""
+    due = due_time(datetime.now(UTC), options.get("at"), options.get("delay"))
+    return _row(Message(action, fields, options.get("key")), due, options.get("headers"))
 
 
 def add(
@@ -172,9 +165,19 @@ def add(
 
     Pass the result to `publish` after the commit. Of an AsyncConnection, `run_sync(outbox.add, ...)` does the same.
     """
+    return insert(connection, rows(order_id, customer_email, actions, due=due, headers=headers))
+
+
+def add_task(connection: "Connection", action: str, fields: Mapping[str, Any], **options: Unpack[RowOptions]) -> Rows:
+    """Insert the row of a task of any action, as `add` does. Takes what `create_task` takes, and `headers`."""
+    return insert(connection, [task_row(action, fields, **options)])
+
+
+def insert(connection: "Connection", rows: Iterable[Row]) -> Rows:
+    """Insert rows with one statement, in the transaction of this SQLAlchemy connection. See `add`."""
     from sqlalchemy import text
 
-    added = rows(order_id, customer_email, actions, due=due, headers=headers)
+    added = Rows(rows)
     values = ", ".join(f"(:id{n}, :body{n}, :headers{n}, :due{n})" for n in range(len(added)))
     parameters = {
         f"{name}{n}": value
@@ -186,68 +189,51 @@ def add(
     return added
 
 
-def task_prefix(order_id: str, action: str) -> str:
-    """What the ids of all tasks of this order and action begin with, and no others."""
-    return task_id(order_id, action)[:17]
+def task_prefix(order_id: str, action: str, key: str | None = None) -> str:
+    """What the ids of all tasks of this order, action and key begin with, and no others."""
+    return task_id(order_id, action, key)[:17]
 
 
-def publish(
-    api: tasks_v2.CloudTasksClient, config: Config, rows: Sequence[Row], delete: Delete | None = None
-) -> Published:
-    """See `OrderTasks.publish`."""
-    requests, waiting = _requests(rows, config)
-    options = call_options(config, PUBLISH_SECONDS)
-
-    def create(request: tasks_v2.CreateTaskRequest) -> Exception | None:
+def requests(
+    rows: Sequence[Row], config: Config
+) -> tuple[dict[str, tasks_v2.CreateTaskRequest], dict[str, Exception | None]]:
+    """The requests to send now, and why each other row waits, by task id."""
+    found: dict[str, tasks_v2.CreateTaskRequest] = {}
+    waiting: dict[str, Exception | None] = {}
+    for row in rows:
         try:
-            api.create_task(request, **options)
-        except AlreadyExists:
-            return None
-        except Exception as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(max(1, min(len(requests), _IN_FLIGHT))) as threads:
-        published = _published(requests, threads.map(create, requests.values()), waiting)
-    if delete is None and isinstance(rows, Rows) and rows.engine is not None:
-        delete = partial(delete_from, rows.engine)
-    if published.sent and delete is not None:
-        try:
-            delete(published.sent)
-        except Exception as error:
-            log.warning(_NOT_DELETED, error)
-    return published
+            request = row.request(config)
+        except InvalidOrderError as error:
+            waiting[row.task_id] = error
+            continue
+        if row.due is not None and row.due > time.time() + HORIZON_SECONDS:
+            waiting[row.task_id] = None
+        else:
+            found[row.task_id] = request
+    return found, waiting
 
 
-async def publish_async(
-    api: tasks_v2.CloudTasksAsyncClient, config: Config, rows: Sequence[Row], delete: Delete | None = None
-) -> Published:
-    """See `AsyncOrderTasks.publish`."""
-    requests, waiting = _requests(rows, config)
-    options = async_call_options(config, PUBLISH_SECONDS)
-    calls_in_flight = asyncio.Semaphore(_IN_FLIGHT)
+def published(tasks: Iterable[str], results: Iterable[object], waiting: dict[str, Exception | None]) -> Published:
+    """Sorts the tasks by the results of their calls, and logs why rows wait."""
+    sent = []
+    for task, result in zip(tasks, results, strict=True):
+        if isinstance(result, Exception):
+            waiting[task] = result
+        else:
+            sent.append(task)
+    for task, reason in waiting.items():
+        if reason is not None:
+            log.warning("Task %s is not created, the relay tries again: %s", task, reason)
+    return Published(sent, waiting)
 
-    async def create(request: tasks_v2.CreateTaskRequest) -> Exception | None:
-        try:
-            async with calls_in_flight:
-                await api.create_task(request, **options)
-        except AlreadyExists:
-            return None
-        except Exception as error:
-            return error
-        return None
 
-    published = _published(requests, await asyncio.gather(*map(create, requests.values())), waiting)
-    if delete is None and isinstance(rows, Rows) and rows.engine is not None:
-        delete = partial(delete_from_async, rows.engine)
-    if published.sent and delete is not None:
-        try:
-            deleting = delete(published.sent)
-            if inspect.isawaitable(deleting):
-                await deleting
-        except Exception as error:
-            log.warning(_NOT_DELETED, error)
-    return published
+@contextmanager
+def deleting() -> Iterator[None]:
+    """A failure to delete rows is logged: the relay deletes them."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("The tasks are created, but their rows are not deleted; the relay deletes them: %s", error)
 
 
 def delete_from(engine: "Engine", ids: Sequence[str]) -> None:
@@ -267,55 +253,24 @@ async def delete_from_async(engine: "Engine", ids: Sequence[str]) -> None:
         await asyncio.to_thread(delete_from, engine, ids)
 
 
-def _requests(
-    rows: Sequence[Row], config: Config
-) -> tuple[dict[str, tasks_v2.CreateTaskRequest], dict[str, Exception | None]]:
-    """The requests to send now, and why each other row waits, by task id."""
-    requests: dict[str, tasks_v2.CreateTaskRequest] = {}
-    waiting: dict[str, Exception | None] = {}
-    for row in rows:
-        try:
-            request = row.request(config)
-        except InvalidOrderError as error:
-            waiting[row.task_id] = error
-            continue
-        if row.due is not None and row.due > time.time() + HORIZON_SECONDS:
-            waiting[row.task_id] = None
-        else:
-            requests[row.task_id] = request
-    return requests, waiting
-
-
-def _published(
-    requests: Iterable[str], errors: Iterable[Exception | None], waiting: dict[str, Exception | None]
-) -> Published:
-    sent = []
-    for task, error in zip(requests, errors, strict=True):
-        if error is None:
-            sent.append(task)
-        else:
-            waiting[task] = error
-    for task, reason in waiting.items():
-        if reason is not None:
-            log.warning("Task %s is not created, the relay tries again: %s", task, reason)
-    return Published(sent, waiting)
-
-
 def _delete(connection: "Connection", ids: Sequence[str]) -> None:
-    from sqlalchemy import bindparam, text
+    from sqlalchemy import text
 
-    statement = text("DELETE FROM outbox WHERE task_id IN :ids").bindparams(bindparam("ids", expanding=True))
-    connection.execute(statement, {"ids": list(ids)})
+    connection.execute(text("DELETE FROM outbox WHERE task_id = :id"), [{"id": task} for task in ids])
 
 
-def _headers(text: str | None) -> dict[str, str]:
-    if text is None:
-        return {}
+def _row(message: Message, due: datetime | None, headers: Mapping[str, str] | None) -> Row:
+    headers = {**trace.headers(), **(headers or {})}
+    return Row(
+        f"{message.task_id[:_READABLE]}-{secrets.token_hex(4)}",
+        message.body().decode(),
+        json.dumps(headers) if headers else None,
+        None if due is None else due.timestamp(),
+    )
+
+
+def _decode(column: str, text: str, kind: Any = Any) -> Any:  # noqa: ANN401
     try:
-        headers = json.loads(text)
-        if isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values()):
-            json.dumps(headers, ensure_ascii=False).encode()
-            return headers
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidOrderError(f"headers are not JSON: {error}") from error
-    raise InvalidOrderError("headers must be a JSON object whose values are text")
+        return msgspec.json.decode(text, type=kind)
+    except (ValueError, RecursionError) as error:
+        raise InvalidOrderError(f"{column}: not valid JSON: {error}") from error

@@ -27,6 +27,7 @@ from tests.handler.conftest import Lines
 from tests.local.cloud_tasks.serving import LOCATION, Fault, Received, Serving
 
 QUEUE = f"{LOCATION}/queues/orders"
+BODY = '{"orderId": "ORD-1", "action": "update_inventory"}'
 MINUTE = 60.0
 DAY = 24 * 3600.0
 
@@ -48,7 +49,7 @@ async def relay(database: Database, service: Serving) -> AsyncIterator[Relay]:
 
 async def add(database: Database, *rows: dict[str, Any]) -> None:
     """Rows that are a minute old and good, but for what is given."""
-    usual = {"body": '{"orderId": "ORD-1"}', "headers": None, "due": None, "added_at": time.time() - MINUTE}
+    usual = {"body": BODY, "headers": None, "due": None, "added_at": time.time() - MINUTE}
     values = [{**usual, "task_id": f"row-{number:04}", **row} for number, row in enumerate(rows)]
     await database.run(lambda connection: connection.execute(insert(outbox), values))
 
@@ -75,7 +76,7 @@ async def test_what_the_web_app_did_not_send_is_sent_oldest_first(
     assert {request.task.name for request in created(service)} == {f"{QUEUE}/tasks/row-{n:04}" for n in (0, 2, 3)}
     request = created(service)[0].task.http_request
     assert dict(request.headers) == {"Content-Type": "application/json", "traceparent": "00-1"}
-    assert (request.body, request.url) == (b'{"orderId": "ORD-1"}', "https://handler.invalid/process-order")
+    assert (request.body, request.url) == (BODY.encode(), "https://handler.invalid/process-order")
     assert "oidc_token" not in request  # the queue adds its own
     [line] = lines()
     assert (line["severity"], line["relayed"]) == ("INFO", True)
@@ -137,21 +138,22 @@ async def test_an_error_of_one_row_delays_only_that_row(relay: Relay, database: 
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"task_id": ""}, "task_id must"),
-    ({"task_id": "a/b"}, "task_id must"),
-    ({"task_id": "x" * 501}, "task_id must"),
-    ({"body": '{"orderId": '}, "body is not JSON"),
-    ({"body": "[" * 100_000}, "body is not JSON"),
-    ({"body": json.dumps("x" * 3_000_000)}, "body is over"),
-    ({"body": json.dumps("\u20ac" * 400_000, ensure_ascii=False)}, "body is over"),
-    ({"headers": "{"}, "headers are not JSON"),
-    ({"headers": '{"A": "\\ud800"}'}, "headers are not JSON"),
-    ({"headers": json.dumps({"A": "x" * 60_000})}, "headers are not JSON of at most"),
-    ({"headers": '{"A": 1}'}, "headers must"),
-    ({"headers": "[]"}, "headers must"),
-    ({"due": float("inf")}, "due is inf"),
-    ({"due": 1.8e12}, "due is 1800000000000"),
-    ({"due": -1.8e12}, "due is -1800000000000"),
+    ({"task_id": ""}, "Missing task_id"),
+    ({"task_id": "a/b"}, "task_id: Expected `str` matching regex"),
+    ({"task_id": "x" * 501}, "task_id: Expected `str` matching regex"),
+    ({"body": '{"orderId": '}, "Malformed order: "),
+    ({"body": "[" * 100_000}, "Malformed order: "),
+    ({"body": json.dumps("x" * 3_000_000)}, "body: Expected `str` of length <= 1024000"),
+    ({"body": json.dumps("\u20ac" * 400_000, ensure_ascii=False)}, "body: 1200002 bytes, more than 1024000"),
+    ({"body": '{"orderId": "ORD-1"}'}, "Missing orderId or action"),
+    ({"headers": "{"}, "headers: not valid JSON: "),
+    ({"headers": '{"A": "\\ud800"}'}, "headers: not valid JSON: "),
+    ({"headers": json.dumps({"A": "x" * 60_000})}, "headers: Expected `str` of length <= 50000"),
+    ({"headers": '{"A": 1}'}, "headers: not valid JSON: Expected "),
+    ({"headers": "[]"}, "headers: not valid JSON: Expected "),
+    ({"due": float("inf")}, "due: Expected `float` <= "),
+    ({"due": 1.8e12}, "due: Expected `float` <= "),
+    ({"due": -1.8e12}, "due: Expected `float` >= "),
 ]
 
 

@@ -121,6 +121,22 @@ def test_a_row_is_the_orders_message_and_a_name_of_its_own(engine: Engine) -> No
     assert {row.task_id for row in rows}.isdisjoint(row.task_id for row in again)
 
 
+def test_a_task_of_any_action_is_added_beside_the_order(engine: Engine, publish: Publish, service: Serving) -> None:
+    fields = {"orderId": "ORD-1", "customerEmail": "ada@example.com"}
+    due = datetime.now(UTC) + timedelta(days=400)
+    with engine.begin() as connection:
+        later = outbox.add_task(connection, "send_confirmation", fields, key="second", at=due, headers={"X-Shop": "1"})
+        soon = outbox.add_task(connection, "send_confirmation", fields, delay=60)
+        with pytest.raises(InvalidOrderError, match="Missing customerEmail"):
+            outbox.add_task(connection, "send_confirmation", {"orderId": "ORD-1"})
+    assert [row["task_id"] for row in stored(engine)] == sorted(row.task_id for row in later + soon)
+    assert later[0].task_id.startswith(outbox.task_prefix("ORD-1", "send_confirmation", "second"))
+    assert (json.loads(later[0].body)["key"], later[0].due) == ("second", due.timestamp())
+    assert json.loads(later[0].headers or "")["X-Shop"] == "1"
+    assert publish(Rows(later + soon)) == Published([soon[0].task_id], {later[0].task_id: None})
+    assert created(service)[0].task.http_request.body == soon[0].body.encode()
+
+
 def test_an_order_that_can_never_become_a_task_is_refused_before_it_is_committed(engine: Engine) -> None:
     with engine.begin() as connection, pytest.raises(InvalidOrderError):
         outbox.add(connection, "", "ada@example.com")
@@ -225,21 +241,25 @@ def test_a_row_due_in_more_than_thirty_days_waits_without_a_call(
 
 
 BAD_ROWS = [
-    (Row("", "{}"), "task_id must be"),
-    (Row("a/b", "{}"), "task_id must be"),
-    (Row("a" * 501, "{}"), "task_id must be"),
-    (Row("broken-json", '{"orderId": '), "body is not JSON"),
-    (Row("deep", "[" * 100_000), "body is not JSON"),
-    (Row("half-a-pair", '"\ud800"'), "body is not JSON"),
-    (Row("large", json.dumps("x" * 1_100_000)), "body is over"),
-    (Row("large-in-bytes", json.dumps("\u20ac" * 400_000, ensure_ascii=False)), "body is over"),
-    (Row("inf", "{}", due=float("inf")), "due is inf"),
-    (Row("nan", "{}", due=float("nan")), "due is nan"),
-    (Row("milliseconds", "{}", due=1.8e12), "due is 1800000000000.0"),
-    (Row("broken-headers", "{}", "{"), "headers are not JSON"),
-    (Row("headers-of-numbers", "{}", '{"A": 1}'), "headers must be"),
-    (Row("headers-of-half-a-pair", "{}", '{"A": "\\ud800"}'), "headers are not JSON"),
-    (Row("headers-in-a-list", "{}", "[]"), "headers must be"),
+    (Row("", "{}"), "Missing task_id"),
+    (Row("a/b", "{}"), "task_id: Expected `str` matching regex"),
+    (Row("a" * 501, "{}"), "task_id: Expected `str` matching regex"),
+    (Row("broken-json", '{"orderId": '), "body: not valid JSON: "),
+    (Row("deep", "[" * 100_000), "body: not valid JSON: "),
+    (Row("half-a-pair", '"\ud800"'), "body: not valid JSON: "),
+    (Row("large", json.dumps("x" * 1_100_000)), "body: Expected `str` of length <= 1024000"),
+    (
+        Row("large-in-bytes", json.dumps("\u20ac" * 400_000, ensure_ascii=False)),
+        "body: 1200002 bytes, more than 1024000",
+    ),
+    (Row("inf", "{}", due=float("inf")), "due: Expected `float`"),
+    (Row("nan", "{}", due=float("nan")), "due: Expected `float`"),
+    (Row("milliseconds", "{}", due=1.8e12), "due: Expected `float` <= "),
+    (Row("bytes", b"{}"), "body: Expected `str`, got `bytes`"),  # type: ignore[arg-type]
+    (Row("broken-headers", "{}", "{"), "headers: not valid JSON: "),
+    (Row("headers-of-numbers", "{}", '{"A": 1}'), "headers: not valid JSON: Expected `"),
+    (Row("headers-of-half-a-pair", "{}", '{"A": "\\ud800"}'), "headers: not valid JSON: "),
+    (Row("headers-in-a-list", "{}", "[]"), "headers: not valid JSON: Expected `"),
 ]
 
 
