@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from email.parser import BytesHeaderParser
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -15,7 +16,7 @@ class MailServer:
     """Accepts every mail, unless a fault is drawn."""
 
     def __init__(self, mails: Journal, faults: Faults) -> None:
-        """`mails`: gets an entry for each mail, with its Message-ID (`id`) and its first recipient (`to`)."""
+        """`mails`: gets an entry for each mail: its Message-ID (`id`), first recipient (`to`), `subject` and `text`."""
         self.mails = mails
         self._faults = faults
 
@@ -30,7 +31,8 @@ class MailServer:
             server.close()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
-        message_id = BytesHeaderParser().parsebytes(envelope.original_content or b"")["Message-ID"]
+        mail = message_from_bytes(envelope.original_content or b"", policy=policy.default)
+        message_id = mail["Message-ID"]
         if self._faults.poisons(envelope.rcpt_tos[0]):
             await self._faults.late()
         fault = self._faults.draw("mail", message_id)
@@ -42,7 +44,8 @@ class MailServer:
             _hang_up(server)
             return "421 Closing"
         try:
-            self.mails.add({"id": message_id, "to": envelope.rcpt_tos[0]})
+            shown = {"to": envelope.rcpt_tos[0], "subject": mail["Subject"], "text": _text(mail)}
+            self.mails.add({"id": message_id, **shown})
         except OSError:
             return "452 Insufficient system storage"
         if fault == "answer lost":
@@ -56,6 +59,12 @@ class _Smtp(SMTP):
     async def smtp_POST(self, _: str) -> None:  # noqa: N802 - the command
         """Hang up on a browser: a web page could write a mail into the body of its request."""
         _hang_up(self)
+
+
+def _text(mail: EmailMessage) -> str:
+    """The mail as a reader without HTML shows it."""
+    body = mail.get_body(("plain", "html"))
+    return str(body.get_content()) if body else ""
 
 
 def _hang_up(server: SMTP) -> None:

@@ -17,6 +17,7 @@ _VARIABLES = {
     "service_url": "ORDER_TASKS_SERVICE_URL",
     "invoker_email": "ORDER_TASKS_INVOKER_EMAIL",
     "dead_letter_queue": "ORDER_TASKS_DEAD_LETTER_QUEUE",
+    "dashboard_url": "ORDER_TASKS_DASHBOARD_URL",
 }
 _EMULATOR = "CLOUD_TASKS_EMULATOR_HOST"
 _EMULATOR_OUTPUT = "tasks_grpc"
@@ -34,7 +35,7 @@ _IN_LOCAL_OUTPUTS = _IN_OUTPUTS | {
     "emulator_host": f"output {_EMULATOR_OUTPUT} {{problem}}: run `python -m local up --json`"
 }
 
-_OPTIONAL = frozenset({"service_url", "invoker_email", "emulator_host", "dead_letter_queue"})
+_OPTIONAL = frozenset({"service_url", "invoker_email", "emulator_host", "dead_letter_queue", "dashboard_url"})
 
 _HOST = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])"
 _QUEUE_FORM = r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}"
@@ -43,6 +44,7 @@ _FORMS = {
     "service_url": (rf"https?://{_HOST}(:\d{{1,5}})?", "a root URL such as https://service-abc.a.run.app"),
     "invoker_email": (r"[^@\s]+@[^@\s]+", "a service account's e-mail"),
     "dead_letter_queue": (_QUEUE_FORM, "projects/P/locations/L/queues/Q"),
+    "dashboard_url": (r"https://\S+", "a URL that begins with https://"),
     "emulator_host": (rf"{_HOST}:\d{{1,5}}", "host:port such as 127.0.0.1:8123"),
 }
 
@@ -62,6 +64,8 @@ class Config:
     """`host:port` of a local cloud's gRPC port, used without TLS and credentials. None: Google's Cloud Tasks."""
     dead_letter_queue: str | None = None
     """The dead-letter queue. Only the operators' commands need it."""
+    dashboard_url: str | None = None
+    """The stack's dashboard, to which the console leads."""
     call_timeout: float | None = None
     """Seconds for a call with its retries. None: 30, or 2 with a local cloud."""
     attempt_timeout: float | None = None
@@ -101,6 +105,12 @@ class Config:
             values["emulator_host"] = outputs[_EMULATOR_OUTPUT]
             return cls._checked(values, _IN_LOCAL_OUTPUTS, dead_letters)
         return cls._checked(values | {"emulator_host": environ.get(_EMULATOR) or None}, _IN_OUTPUTS, dead_letters)
+
+    def environment(self) -> dict[str, str]:
+        """The variables from which another process reads this configuration."""
+        variables = {**_VARIABLES, "emulator_host": _EMULATOR}
+        values = {variable: getattr(self, field) for field, variable in variables.items()}
+        return {variable: value for variable, value in values.items() if value is not None}
 
     @classmethod
     def _checked(cls, values: Mapping[str, object], reports: Mapping[str, str], dead_letters: bool) -> Self:

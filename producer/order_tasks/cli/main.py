@@ -14,6 +14,7 @@ from google.auth.exceptions import GoogleAuthError
 
 from order_tasks.cli import operate
 from order_tasks.cli.arguments import UsageError
+from order_tasks.cli.console import console
 from order_tasks.cli.relay import relay
 from order_tasks.cli.send import send
 from order_tasks.errors import ConfigError, InvalidOrderError
@@ -109,6 +110,14 @@ def _parser() -> argparse.ArgumentParser:
         _argument("--every", type=float, metavar="SECONDS", help="repeat, with this pause, until interrupted"),
         _argument("--refused", action="store_true", help="try refused rows again"),
         more="Sending a row twice creates one task.",
+    )
+    add(
+        console,
+        "serve a page that shows all this, and whose buttons run these commands",
+        _DATABASE,
+        _argument("--port", type=int, default=8120, metavar="N", help="listen on 127.0.0.1:N (default: 8120)"),
+        _argument("--fd", type=int, help=argparse.SUPPRESS),
+        more="Needs order-tasks[console].",
     )
     return parser
 

@@ -1,0 +1,313 @@
+// The operator's page: draws what the server sends. Its buttons run the commands that they show.
+const token = document.querySelector("meta[name=token]").content;
+const at = (id) => document.getElementById(id);
+let state, story, trouble;
+let [order, armed, heard, running] = ["", "", 0, Promise.resolve()];
+
+// An element: h("td.number", {title: "…"}, …). Texts become text nodes: nothing in a task becomes markup.
+function h(kind, attributes, ...children) {
+  const [tag, ...classes] = kind.split(".");
+  const node = document.createElement(tag);
+  if (classes.length) node.className = classes.join(" ");
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value != null && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  return node;
+}
+
+// Makes an element equal to a fresh one. What stays keeps its node, and so the focus, the selection and what is open.
+function patch(old, fresh) {
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name } of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && !["open", "style"].includes(name)) old.removeAttribute(name);
+  }
+  const keyOf = (node) => node.dataset?.key;
+  const keys = new Set([...fresh.children].map(keyOf));
+  for (const child of [...old.children]) if (!keys.has(keyOf(child))) child.remove();
+  let place = old.firstChild;
+  for (const next of [...fresh.childNodes]) {
+    const same = (node) => node.nodeName === next.nodeName && keyOf(node) === keyOf(next);
+    const kept = place && (same(place) ? place : keyOf(next) && [...old.children].find(same));
+    if (kept && kept === place) place = place.nextSibling;
+    else old.insertBefore(kept || next, place);
+    if (kept && next.nodeType === Node.TEXT_NODE) kept.data = next.data;
+    else if (kept) patch(kept, next);
+  }
+  while (place) [place, place.nextSibling].reduce((gone, rest) => (gone.remove(), (place = rest)));
+}
+
+function show(id, ...children) {
+  const fresh = at(id).cloneNode(false);
+  fresh.append(...children.flat(Infinity).filter(Boolean));
+  patch(at(id), fresh);
+}
+
+// Texts
+
+const count = (value, more) => value.toLocaleString("en") + (more ? "+" : "");
+const clock = (moment) => new Date(moment).toLocaleTimeString("en-GB");
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
+const command = ([verb, ...words]) =>
+  verb === "break"
+    ? `$ curl -H 'Content-Type: application/json' -d '${words}' $ORDER_TASKS_BREAKAGES_URL`
+    : `$ python -m order_tasks ${[verb, ...words].map(quoted).join(" ")}`;
+
+function span(seconds) {
+  const [name, unit] = [["d", 86400], ["h", 3600], ["min", 60]].find(([, unit]) => seconds >= 2 * unit) ?? ["s", 1];
+  return `${Math.max(0, Math.floor(seconds / unit))} ${name}`;
+}
+
+function when(iso) {
+  const seconds = (Date.parse(iso) - Date.now()) / 1000;
+  return iso ? h("time", { title: iso }, seconds > 0 ? `in ${span(seconds)}` : `${span(-seconds)} ago`) : "–";
+}
+
+// Controls
+
+function button(label, words, risky, more) {
+  const run = JSON.stringify(words);
+  const sure = risky && armed === run;
+  const attributes = { type: "button", "data-run": run, "data-risky": risky, title: command(words), ...more };
+  return h(sure ? "button.armed" : "button", attributes, label, sure && ": sure?");
+}
+
+const orderButton = (id) => (id ? h("button.link", { type: "button", "data-order": id }, id) : "–");
+const link = (text, href) => href && h("a", { href, target: "_blank", rel: "noopener noreferrer" }, text);
+
+// A column's title begins with # for numbers and is > for buttons. A row begins with its key.
+function table(titles, rows) {
+  const kinds = titles.map((title) => ({ "#": ".number", ">": ".end" })[title[0]] ?? "");
+  const names = titles.map((title) => title.replace(/^[#>]/, ""));
+  const heads = names.map((name, i) => h(`th${kinds[i]}`, { scope: "col" }, name));
+  const cell = (content, i) => h(`td${kinds[i]}`, { "data-title": names[i] }, content);
+  const body = rows.map(([key, ...cells]) => h("tr", { "data-key": key }, names.map((_, i) => cell(cells[i], i))));
+  return rows.length > 0 && h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body));
+}
+
+function bar(kind, label, whole, parts) {
+  const segments = parts.map(([colour, n]) => h(`i.${colour}`, { "data-width": whole ? `${(100 * n) / whole}%` : 0 }));
+  return h(kind, { role: "img", "aria-label": label }, segments);
+}
+
+// Panels
+
+function queueCard(queue, isDead, whole) {
+  const paused = queue.state === "PAUSED";
+  const waiting = ["accent", Math.max(0, queue.waiting - queue.failing), "waiting"];
+  const living = [waiting, ["warning", queue.failing, "failing"], ["ok", queue.in_flight, "in flight"]];
+  const parts = isDead ? [["error", queue.tasks, "dead"]] : living;
+  const [colour, used] = [paused === isDead ? "quiet" : "error", queue.rate?.toFixed(1) ?? "?"];
+  const pausing = isDead ? !paused && button("Pause", ["pause", "--dead-letters"]) : button("Pause", ["pause"], true);
+  const limits = { name: "rate", type: "number", min: 0.1, max: 500, step: "any", "aria-label": "Rate per second" };
+  return h("div.card", { "data-key": queue.name },
+    h("div.line", {},
+      h("span", {}, h("strong.id", {}, queue.name), " ", h(`span.state.${colour}`, {}, queue.state)),
+      paused && !isDead ? button("Resume", ["resume"]) : pausing),
+    bar("div.bar", parts.map(([, n, name]) => `${count(n)} ${name}`).join(", "), whole, parts),
+    h("div.legend", {},
+      parts.map(([kind, n, name]) => h(`i.${kind}`, {}, h("span", {}, h("b", {}, count(n, queue.more)), ` ${name}`))),
+      queue.oldest_due && h("small", {}, "oldest due ", when(queue.oldest_due))),
+    !isDead && [
+      bar("div.bar.thin", "rate against limit", queue.allowed_rate, [["accent", queue.rate ?? 0]]),
+      h("form", { "data-run": '["rate"]' },
+        h("span", {}, h("b", {}, used), " per second of"), h("input", { ...limits, value: queue.allowed_rate }),
+        h("button", {}, "Set"), h("span.quiet", {}, `${count(queue.allowed_in_flight)} at once`)),
+    ]);
+}
+
+const failureRow = (group) => [
+  group.reason,
+  h("b", {}, count(group.count)),
+  [group.reason, " ", group.orders.map((id) => [orderButton(id), " "])],
+  when(group.since), when(group.next_due), when(group.first_last_attempt),
+];
+
+// The log and the dashboard of exactly this task and its time
+function cloudLinks({ path, task, created }, id) {
+  if (state.local) return null;
+  const hours = (n) => new Date(Date.parse(created) + n * 3600e3).toISOString();
+  const range = `;startTime=${hours(-24)};endTime=${hours(1)}`;
+  const query = encodeURIComponent(`jsonPayload.task="${task ?? id}"`);
+  return [
+    link("Log", `https://console.cloud.google.com/logs/query;query=${query}${range}?project=${path.split("/")[1]}`),
+    link("Dashboard", state.dashboard?.replace(/(?=\?|$)/, range)),
+  ];
+}
+
+function entryRow(entry, verbs) {
+  const id = entry.path.split("/").at(-1);
+  const early = Date.parse(entry.due) > Date.now() && (entry.tries ? "backing off, due " : "scheduled, due ");
+  return [
+    id,
+    orderButton(entry.order_id),
+    entry.action ?? "–",
+    h("span.id", { title: id }, id.replace(/^[0-9a-f]{16}-(?=.)|(?<=^[0-9a-f]{12})[0-9a-f]{20,}$/g, "")),
+    count(entry.attempts ?? entry.tries),
+    [entry.dispatched ? "running" : early ? [early, when(entry.due)] : "due", h("div.quiet", {}, entry.last_status)],
+    [cloudLinks(entry, id), verbs(id, early)],
+  ];
+}
+
+const entries = (list, verbs) =>
+  table(["order", "action", "task", "#attempts", "state", ">"], list.map((entry) => entryRow(entry, verbs)));
+const letterButtons = (id, early) => [
+  early ? button("Replay by force", ["replay", id, "--force"], true) : button("Replay", ["replay", id]),
+  button("Drop", ["drop", id, "--yes"], true),
+];
+
+function letterGroup(group, i) {
+  const [hidden, chosen] = [group.count - group.entries.length, ["--reason", group.reason]];
+  return h("details", { "data-key": group.reason, open: i === 0 },
+    h("summary", {},
+      h("b.error", {}, count(group.count)), h("span", {}, group.reason, " ", h("code.quiet", {}, group.kind)),
+      button("Replay all", ["replay", ...chosen]), button("Drop all", ["drop", ...chosen, "--yes"], true)),
+    entries(group.entries, letterButtons),
+    hidden > 0 && h("p.quiet", {}, `and ${count(hidden)} more`));
+}
+
+function storyPanel() {
+  const { mails, calls } = state.local ?? { mails: [], calls: [] };
+  const isOurs = (each) => each.order === order || each.subject?.split(" ").includes(order);
+  const attempt = (line) => line.attempt && `attempt ${line.attempt}`;
+  const events = [
+    ...story.log.map((line) => [line.time, line.action, attempt(line), line.message, line.status]),
+    ...(story.outbox ?? []).map((row) => [row.added, row.effect, "committed", row.refused ?? "waits in the outbox"]),
+    ...(story.ledger ?? []).map((row) => [row.time, row.effect, row.state, "noted in the ledger"]),
+    ...mails.filter(isOurs).map((mail) => [mail.at * 1000, "mail", "received", mail.subject]),
+    ...calls.filter(isOurs).map((call) => [call.at * 1000, "warehouse", "called", call.id]),
+  ].sort(([one], [other]) => new Date(one) - new Date(other));
+  const rows = events.slice(-30).map(([moment, ...cells], i) => [i, clock(moment), ...cells]);
+  const cancel = button("Cancel the order", ["cancel", order, "--yes"], true);
+  return [
+    h("div.line", {}, h("strong", {}, story.summary), link("Log", story.log_url), cancel),
+    entries(story.tasks, (id) => button("Run now", ["run", id])),
+    entries(story.dead_letters, letterButtons),
+    table(["#time", "what", "step", "message", "#answer"], rows),
+    h("p.quiet", {}, story.log_trouble && `${story.log_trouble}. `, h("code", {}, story.log_command)),
+  ];
+}
+
+function localPanels({ mails, calls, log, broken }) {
+  const lines = story ? story.log : log;
+  const subject = (each) => h("summary", {}, clock(each.at * 1000), h("span", {}, each.subject));
+  const breakage = ([name, isBroken]) =>
+    button(name, ["break", JSON.stringify({ [name]: !isBroken })], false, { role: "switch", "aria-checked": `${isBroken}` });
+  const call = (each) => [each.id, clock(each.at * 1000), orderButton(each.order), h("span.id", {}, each.id)];
+  show("breakages", Object.entries(broken).map(breakage));
+  show("mails", mails.map((each) => h("details", { "data-key": each.id }, subject(each), h("pre", {}, each.text))));
+  show("calls", table(["#time", "order", "key"], calls.map(call)));
+  show("log", lines.map((line) => `${clock(line.time)} ${line.severity.padEnd(7)} ${line.message}\n`).join(""));
+  at("log-heading").textContent = story ? `Handler's log of ${order}` : "Handler's log";
+}
+
+function render() {
+  if (!state) return;
+  const { situation, local, dashboard } = state;
+  const [main, dead] = situation.queues;
+  const whole = Math.max(main.tasks, dead.tasks);
+  document.title = `${situation.level === "ok" ? "" : `${situation.level}: `}${main.name}`;
+  const [, project, , location] = main.path.split("/");
+  show("where", `${project} · ${location} `, link("Dashboard", dashboard));
+  show("live", h(trouble ? "span.error" : "span", {}, trouble ?? `as of ${span((Date.now() - heard) / 1000)} ago`));
+  at("health").dataset.level = situation.level;
+  show("health", situation.headline);
+  show("queues", queueCard(main, false, whole), queueCard(dead, true, whole));
+  const titles = ["#tasks", "reason", "since", "next attempt", "first last attempt"];
+  show("failures",
+    table(titles, situation.failures.map(failureRow)) || "Nothing fails.",
+    situation.log_trouble && h("p.quiet", {}, situation.log_trouble, ". ", h("code", {}, situation.log_command)));
+  show("letters", dead.tasks ? situation.dead_letters.map(letterGroup) : "There are none.");
+  show("story", story && storyPanel());
+  at("local").hidden = !local;
+  if (local) localPanels(local);
+  for (const part of document.querySelectorAll("[data-width]")) part.style.width = part.dataset.width;
+}
+
+// What the controls do
+
+function words(control) {
+  const fields = control.tagName === "FORM" ? [...control.elements].filter((field) => field.name) : [];
+  return [...JSON.parse(control.dataset.run), ...fields.map((field) => (field.dataset.option ?? "") + field.value)];
+}
+
+function press(control) {
+  const { run, risky } = control.dataset;
+  if (risky == null || armed === run) {
+    armed = "";
+    const chosen = words(control);
+    running = running.then(() => execute(chosen));
+  } else {
+    armed = run;
+    setTimeout(() => ((armed = armed === run ? "" : armed), render()), 5000);
+  }
+  render();
+}
+
+async function execute(chosen) {
+  const [output, headers] = [at("output"), { "Content-Type": "application/json", "X-Token": token }];
+  output.hidden = false;
+  output.textContent = `${command(chosen)}\n`;
+  try {
+    const answer = await fetch("run", { method: "POST", headers, body: JSON.stringify(chosen) });
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let part = await reader.read(); !part.done; part = await reader.read()) output.append(part.value);
+  } catch (error) {
+    output.append(`No answer: ${error.message}\n`);
+  }
+  output.scrollTop = output.scrollHeight;
+  find();
+}
+
+async function find(wanted = order) {
+  if (wanted !== order) story = undefined;
+  order = wanted;
+  if (order) {
+    const answer = await fetch(`orders?order=${encodeURIComponent(order)}`, { headers: { "X-Token": token } });
+    if (wanted !== order) return;
+    if (answer.ok) story = await answer.json();
+    else trouble = await answer.text();
+  }
+  render();
+}
+
+document.addEventListener("click", (event) => {
+  const control = event.target.closest("button[data-run], [data-order]");
+  if (!control) return;
+  event.preventDefault(); // of the group that the button is in
+  if (control.dataset.run) press(control);
+  else find((at("search").value = control.dataset.order));
+});
+document.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (event.target.dataset.run) press(event.target);
+  else find(at("search").value.trim());
+});
+for (const kind of ["focusin", "pointerover", "input"]) {
+  document.addEventListener(kind, (event) => {
+    const control = event.target.closest("[data-run]");
+    if (control) at("command").textContent = command(words(control));
+  });
+}
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") at("output").hidden = true;
+  if (event.key !== "/" || event.target.matches("input")) return;
+  event.preventDefault();
+  at("search").focus();
+});
+
+const source = new EventSource(`events?token=${encodeURIComponent(token)}`);
+source.onmessage = (event) => {
+  [state, heard, trouble] = [JSON.parse(event.data), Date.now(), null];
+  find();
+};
+source.addEventListener("trouble", (event) => {
+  trouble = JSON.parse(event.data);
+  if (!state) show("health", trouble);
+  render();
+});
+source.onerror = () => {
+  trouble = "Not connected: does the command that serves this page still run?";
+  render();
+};
+setInterval(render, 1000);
