@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from google.api_core import exceptions
 from google.cloud import tasks_v2
@@ -18,15 +18,28 @@ from google.cloud import tasks_v2
 from order_tasks import connection, outbox
 from order_tasks.config import Config
 from order_tasks.errors import IncompleteOrderError
-from order_tasks.message import TaskOptions, message_request
+from order_tasks.message import Message, TaskOptions, message_request
 from order_tasks.order import Order
 
 
+class Sendable(Protocol):
+    """An `Order`, a `Message`, or what wraps one."""
+
+    @property
+    def order_id(self) -> str | None: ...
+
+    @property
+    def messages(self) -> Sequence[Message]: ...
+
+
+_Order = TypeVar("_Order", bound=Sendable)
+
+
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Generic[_Order]):
     """The result of sending one order. Each action is in exactly one of the two mappings."""
 
-    order: Order
+    order: _Order
     tasks: Mapping[str, tasks_v2.Task | None]
     """Action -> its task, or None if the task already existed."""
     failures: Mapping[str, Exception]
@@ -148,9 +161,9 @@ class AsyncOrderTasks:
         return (await self._create_all(order, asyncio.Semaphore(len(order.messages)))).all_tasks()
 
     async def send_orders(
-        self, orders: Iterable[Order] | AsyncIterable[Order], in_flight: int = 100
-    ) -> AsyncGenerator[Outcome, None]:
-        """Create the tasks of many orders, with at most `in_flight` calls at a time.
+        self, orders: Iterable[_Order] | AsyncIterable[_Order], in_flight: int = 100
+    ) -> AsyncGenerator[Outcome[_Order], None]:
+        """Create the tasks of many orders or messages, with at most `in_flight` calls at a time.
 
         Yields one outcome for each order, in the order of completion. A failed order does not stop the others. Reads
         `orders` at most 2 x `in_flight` ahead of the caller. If `orders` raises an error, the outcomes of all earlier
@@ -160,11 +173,11 @@ class AsyncOrderTasks:
         """
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}, so nothing could be sent: pass 1 or more")
-        outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(in_flight)
+        outcomes: asyncio.Queue[Outcome[_Order] | None] = asyncio.Queue(in_flight)
         calls = asyncio.Semaphore(in_flight)
         turn = asyncio.Lock()
 
-        async def work(source: AsyncIterator[Order]) -> None:
+        async def work(source: AsyncIterator[_Order]) -> None:
             while True:
                 async with turn:
                     order = await anext(source, None)
@@ -238,12 +251,12 @@ class AsyncOrderTasks:
         except Exception as error:
             return error
 
-    async def _create_all(self, order: Order, calls: asyncio.Semaphore) -> Outcome:
+    async def _create_all(self, order: _Order, calls: asyncio.Semaphore) -> Outcome[_Order]:
         requests = [message.request(self._config) for message in order.messages]
         return _outcome(order, await asyncio.gather(*(self._attempt(request, calls) for request in requests)))
 
 
-def _outcome(order: Order, results: Sequence[tasks_v2.Task | Exception | None]) -> Outcome:
+def _outcome(order: _Order, results: Sequence[tasks_v2.Task | Exception | None]) -> Outcome[_Order]:
     tasks: dict[str, tasks_v2.Task | None] = {}
     failures: dict[str, Exception] = {}
     for message, result in zip(order.messages, results, strict=True):
@@ -254,7 +267,7 @@ def _outcome(order: Order, results: Sequence[tasks_v2.Task | Exception | None]) 
     return Outcome(order, tasks, failures)
 
 
-async def _each(orders: Iterable[Order] | AsyncIterable[Order]) -> AsyncGenerator[Order, None]:
+async def _each(orders: Iterable[_Order] | AsyncIterable[_Order]) -> AsyncGenerator[_Order, None]:
     if isinstance(orders, AsyncIterable):
         async for order in orders:
             yield order

@@ -33,7 +33,9 @@ class IncompleteOrderError(OrderTasksError):
     failures: Mapping[str, Exception]
     """The error of each other action; `__cause__` groups the same errors."""
 
-    def __init__(self, order_id: str, tasks: Mapping[str, "Task | None"], failures: Mapping[str, Exception]) -> None:
+    def __init__(
+        self, order_id: str | None, tasks: Mapping[str, "Task | None"], failures: Mapping[str, Exception]
+    ) -> None:
         reasons = "; ".join(f"{action}: {error}" for action, error in failures.items())
         super().__init__(f"order {order_id!r}: {len(failures)} of {len(tasks) + len(failures)} tasks failed: {reasons}")
         self.tasks = tasks

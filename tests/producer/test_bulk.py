@@ -104,7 +104,7 @@ async def test_leaving_early_leaves_nothing_running(tasks: AsyncOrderTasks) -> N
 
 
 async def test_no_orders_are_no_outcomes(tasks: AsyncOrderTasks) -> None:
-    assert [outcome async for outcome in tasks.send_orders([])] == []
+    assert [outcome async for outcome in tasks.send_orders(list[Order]())] == []
 
 
 async def test_nothing_in_flight_is_refused_rather_than_lost(tasks: AsyncOrderTasks) -> None:

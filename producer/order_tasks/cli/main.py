@@ -149,8 +149,8 @@ _SEND = (
         "file",
         nargs="?",
         metavar="FILE",
-        help='one order on each line: {"orderId": "ORD-1", "customerEmail": "ada@example.com"}; with an "action", only '
-        "that task is created; -: standard input",
+        help='one order on each line: {"orderId": "ORD-1", "customerEmail": "ada@example.com"}; an "action" makes it '
+        "the message of one task; -: standard input",
     ),
     _argument("--order-id", metavar="ID", help="send this order instead of a file"),
     _argument("--email", metavar="E-MAIL", help="the order's customer"),

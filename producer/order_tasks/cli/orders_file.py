@@ -1,10 +1,11 @@
-"""A file of orders, one JSON object on each line: {"orderId", "customerEmail"}, and an "action" for that task only.
+"""A file of orders, one JSON object on each line: {"orderId", "customerEmail"}, or the message of any action.
 
 Refuses unknown fields: with "acton", all three tasks would be created. Reads in a thread, so that a slow pipe blocks
 neither the calls in flight nor Ctrl-C.
 """
 
 import asyncio
+import hashlib
 import json
 import reprlib
 import threading
@@ -13,24 +14,35 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 
+from order_tasks.contract import contract
 from order_tasks.errors import InvalidOrderError
-from order_tasks.order import NEW_ORDER_ACTIONS, Order
+from order_tasks.message import Message
+from order_tasks.order import Order
 
 _CHUNK_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class FileOrder(Order):
-    """An order and its line."""
+class Line:
+    """An order or a message, and its line."""
 
-    line: int = 0
+    order: Order | Message
+    number: int
     """Counted from 1."""
-    size: int = 0
+    size: int
     """Bytes, including the end of the line."""
 
+    @property
+    def order_id(self) -> str | None:
+        return self.order.order_id
 
-async def read_orders(file: FileIO, on_invalid: Callable[[int, int, str], None]) -> AsyncGenerator[FileOrder, None]:
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return self.order.messages
+
+
+async def read_orders(file: FileIO, on_invalid: Callable[[int, int, str], None]) -> AsyncGenerator[Line, None]:
     """Each order of an unbuffered binary file. Calls `on_invalid(line, size, reason)` for each other line."""
     number = 0
     async for text, size in _read_lines(file):
@@ -38,29 +50,35 @@ async def read_orders(file: FileIO, on_invalid: Callable[[int, int, str], None])
         if text is not None and not text.strip():
             continue
         try:
-            order = _parse(text, number, size)
+            line = Line(_parse(text, size), number, size)
         except InvalidOrderError as error:
             on_invalid(number, size, str(error))
         else:
-            yield order
+            yield line
 
 
-def _parse(text: bytes | None, number: int, size: int) -> FileOrder:
+def _parse(text: bytes | None, size: int) -> Order | Message:
     if text is None:
         raise InvalidOrderError(f"the line has {size} bytes, more than {_MAX_LINE_BYTES}")
     try:
-        order = json.loads(text.decode("utf-8-sig"))
+        fields = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InvalidOrderError(f"not JSON in UTF-8: {error}") from error
-    if not isinstance(order, dict):
+    if not isinstance(fields, dict):
         raise InvalidOrderError("not a JSON object")
-    if missing := [field for field in ("orderId", "customerEmail") if field not in order]:
-        raise InvalidOrderError(f"{' and '.join(missing)} missing")
-    if unknown := order.keys() - {"orderId", "customerEmail", "action"}:
+    action = fields.get("action")
+    declared = contract().get(action, {}) if isinstance(action, str) else {}
+    known = {"orderId", "customerEmail", "action", *declared.get("message", {}).get("properties", ())}
+    if (declared or "action" not in fields) and (unknown := fields.keys() - known):
         names = ", ".join(map(reprlib.repr, sorted(unknown)[:3]))
-        raise InvalidOrderError(f"unknown field {names}: the fields are orderId, customerEmail and action")
-    actions = (order["action"],) if "action" in order else NEW_ORDER_ACTIONS
-    return FileOrder(order["orderId"], order["customerEmail"], actions, number, size)
+        raise InvalidOrderError(f"unknown field {names}: the fields are {', '.join(sorted(known))}")
+    if "action" not in fields:
+        return Order(fields.get("orderId", ""), fields.get("customerEmail", ""))
+    key = fields.pop("key", None)
+    if key is None and fields.get("orderId") is None:
+        # not a random one: sending the line again must not create another task
+        key = hashlib.sha256(text.strip()).hexdigest()[:16]
+    return Message(fields.pop("action"), fields, key)
 
 
 async def _read_lines(file: FileIO) -> AsyncGenerator[tuple[bytes | None, int], None]:

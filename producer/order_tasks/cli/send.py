@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from io import FileIO
 
 from order_tasks.cli.arguments import UsageError, read_config
-from order_tasks.cli.orders_file import FileOrder, read_orders
+from order_tasks.cli.orders_file import Line, read_orders
 from order_tasks.cli.progress import Progress
 from order_tasks.cli.shop import client
 from order_tasks.client import Outcome
@@ -71,7 +71,7 @@ class _Sending:
         self._counts = _Counts()
         self._progress = Progress("sending orders", size)
 
-    def run(self, config: Config, orders: Iterable[Order] | AsyncIterable[Order]) -> int:
+    def run(self, config: Config, orders: Iterable[Order] | AsyncIterable[Line]) -> int:
         code = 0
         try:
             with self._progress:
@@ -90,22 +90,23 @@ class _Sending:
         self._progress.print(f"{self._source}:{line}: {reason}")
         self._progress.advance(size)
 
-    async def _send(self, config: Config, orders: Iterable[Order] | AsyncIterable[Order]) -> None:
-        async with client(config, self._outputs) as tasks, aclosing(tasks.send_orders(orders)) as outcomes:
+    async def _send(self, config: Config, orders: Iterable[Order] | AsyncIterable[Line]) -> None:
+        sendable: Iterable[Order | Line] | AsyncIterable[Order | Line] = orders
+        async with client(config, self._outputs) as tasks, aclosing(tasks.send_orders(sendable)) as outcomes:
             async for outcome in outcomes:
                 self._count(outcome)
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome[Order | Line]) -> None:
         created = sum(task is not None for task in outcome.tasks.values())
         self._counts.orders += 1
         self._counts.created += created
         self._counts.already += len(outcome.tasks) - created
         self._counts.failed += len(outcome.failures)
         order = outcome.order
-        where = f"{self._source}:{order.line}: " if isinstance(order, FileOrder) else ""
+        where = f"{self._source}:{order.number}: " if isinstance(order, Line) else ""
         for action, error in outcome.failures.items():
             self._progress.print(f"{where}order {order.order_id!r}, {action}: {error}")
-        if isinstance(order, FileOrder):
+        if isinstance(order, Line):
             self._progress.advance(order.size)
 
     def _summarise(self) -> None:

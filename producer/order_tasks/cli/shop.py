@@ -8,15 +8,17 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from google.cloud.tasks_v2 import Task
 
-from order_tasks.client import AsyncOrderTasks, Outcome
+from order_tasks.client import AsyncOrderTasks, Outcome, Sendable
 from order_tasks.config import Config
-from order_tasks.order import NEW_ORDER_ACTIONS, Order
+from order_tasks.order import NEW_ORDER_ACTIONS
 
 _TIMEOUT_SECONDS = 30
+_Order = TypeVar("_Order", bound=Sendable)
 
 
 class ShopOrderTasks(AsyncOrderTasks):
@@ -27,24 +29,25 @@ class ShopOrderTasks(AsyncOrderTasks):
         self._url = url.rstrip("/")
 
     async def send_orders(
-        self, orders: Iterable[Order] | AsyncIterable[Order], in_flight: int = 20
-    ) -> AsyncGenerator[Outcome, None]:
+        self, orders: Iterable[_Order] | AsyncIterable[_Order], in_flight: int = 20
+    ) -> AsyncGenerator[Outcome[_Order], None]:
         async for outcome in super().send_orders(orders, in_flight):
             yield outcome
 
-    async def _create_all(self, order: Order, calls: asyncio.Semaphore) -> Outcome:
-        if order.actions != NEW_ORDER_ACTIONS:
+    async def _create_all(self, order: _Order, calls: asyncio.Semaphore) -> Outcome[_Order]:
+        actions = tuple(message.action for message in order.messages)
+        if actions != NEW_ORDER_ACTIONS:
             return await super()._create_all(order, calls)
         async with calls:
             try:
-                placed = await asyncio.to_thread(self._place, order)
+                placed = await asyncio.to_thread(self._place, order.messages[0].fields)
             except OSError as error:
                 return Outcome(order, {}, {"order": error})
-        return Outcome(order, {action: Task() if placed else None for action in order.actions}, {})
+        return Outcome(order, {action: Task() if placed else None for action in actions}, {})
 
-    def _place(self, order: Order) -> bool:
+    def _place(self, order: Mapping[str, Any]) -> bool:
         """Returns False if the order existed. Raises OSError with the shop's reason."""
-        body = json.dumps({"orderId": order.order_id, "customerEmail": order.customer_email}).encode()
+        body = json.dumps(dict(order)).encode()
         request = urllib.request.Request(f"{self._url}/orders", body, {"Content-Type": "application/json"})
         try:
             # A proxy cannot reach a local shop.

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from order_tasks import NEW_ORDER_ACTIONS, Config
+from order_tasks import NEW_ORDER_ACTIONS, Config, contract
+from order_tasks.cli import orders_file
 from order_tasks.cli.main import main
 
+from tests.messages import BAD
 from tests.producer.service import Service, process
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -49,7 +51,7 @@ BAD_LINES = {
     b"\xff\xfe": "not JSON in UTF-8: ",
     b"[" * 100_000: "not JSON in UTF-8: ",
     b"[1]": "not a JSON object",
-    b'{"orderId": "x"}': "customerEmail missing",
+    b'{"orderId": "x"}': "Missing customerEmail",
     line("").encode().strip(): "Missing orderId or action",
     line("x", acton="update_inventory").encode().strip(): "unknown field 'acton': ",
     line("x", **{"\x1b[2J" + "x" * 1000: 1}).encode().strip(): r"unknown field '\x1b[2J",
@@ -76,6 +78,35 @@ def test_a_file_is_sent_whole_whatever_some_lines_are(
         assert reason in said
         assert len(said) < 400
     assert len(service.names) == 7
+
+
+def test_a_line_may_be_the_message_of_any_action(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = {"action": {}, "key": {}, "width": {"type": "integer"}}
+    resize = {"message": {"type": "object", "properties": properties, "required": ["action", "key", "width"]}}
+    actions = {**contract.contract(), "resize": resize}
+    for module in (contract, orders_file):
+        monkeypatch.setattr(module, "contract", lambda: actions)
+    good = [
+        {"action": "update_inventory", "orderId": "ORD-1", "key": "second"},
+        {"action": "resize", "width": 100},
+        {"action": "resize", "width": 100, "key": "again"},
+    ]
+    bad = {
+        '{"action": "resize", "width": "wide"}': "width: Expected `int`, got `str`",
+        '{"action": "resize", "widht": 100}': "unknown field 'widht': the fields are action, customerEmail, key, ",
+        **{json.dumps(message): words for message, words in BAD},
+    }
+    path = tmp_path / "orders.jsonl"
+    path.write_text("\n".join([*map(json.dumps, good), *bad]))
+    for created, already in ((3, 0), (0, 3)):  # the same file again creates nothing
+        assert main(["send", str(path), "--json"]) == 1
+        out, err = capsys.readouterr()
+        counts = json.loads(out)
+        assert (counts["created"], counts["already"], counts["malformed"]) == (created, already, len(bad))
+        for said, words in zip(err.splitlines(), bad.values(), strict=True):
+            assert words in said
 
 
 def test_a_line_of_many_megabytes_is_read_in_linear_time(
