@@ -108,10 +108,10 @@ class Recording:
                 return each * count if isinstance(each, str) and len(each) == 1 else [each] * count
             case {"row": int(row), "field": str(field)}:
                 return getattr(self._responses[row], field)
-            case {"far": {**fields}}:
+            case {"far": fields}:
                 return self._fields({**FAR, **fields, "http_request": {**HTTP, **fields.get("http_request", {})}})
-            case {"configured": {**fields}}:
-                return {**CONFIGURED, **self._fields(fields)}
+            case {"configured": fields}:
+                return self._fields({**CONFIGURED, **fields})
         return {key: self._fields(each, key) for key, each in value.items()}
 
     def _http(self, label: str, verb: str, path: str, body: str | None) -> Any:  # noqa: ANN401 - any JSON
