@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, OrderTasks, outbox, traceparent
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from sqlalchemy import Connection, create_engine, text
 
@@ -35,6 +35,8 @@ class NewOrder(BaseModel):
     customer_email: Annotated[str, Field(min_length=1, max_length=320, pattern=r"^[^\s@\x00]+@[^\s@\x00]+$")]
     order_id: Text = Field(default_factory=lambda: f"ORD-{uuid.uuid4()}")
     lines: Annotated[list[Line], Field(min_length=1, max_length=100)] = [Line(item="notebook")]
+    due: AwareDatetime | None = None
+    """When its tasks are to be delivered. None: at once."""
 
 
 class Order(BaseModel):
@@ -75,7 +77,7 @@ def create() -> FastAPI:
                 response.status_code = 200
                 return Order(order_id=order.order_id, status=status(connection, order.order_id))
             try:
-                rows = outbox.add(connection, order.order_id, order.customer_email)
+                rows = outbox.add(connection, order.order_id, order.customer_email, due=order.due)
             except InvalidOrderError as error:
                 raise HTTPException(422, str(error)) from error
         # After the commit and after the answer. If this process dies first, the relay sends the rows.

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
@@ -161,7 +162,7 @@ class AsyncOrderTasks:
         return (await self._create_all(order, asyncio.Semaphore(len(order.messages)))).all_tasks()
 
     async def send_orders(
-        self, orders: Iterable[_Order] | AsyncIterable[_Order], in_flight: int = 100
+        self, orders: Iterable[_Order] | AsyncIterable[_Order], in_flight: int = 100, due: datetime | None = None
     ) -> AsyncGenerator[Outcome[_Order], None]:
         """Create the tasks of many orders or messages, with at most `in_flight` calls at a time.
 
@@ -169,7 +170,8 @@ class AsyncOrderTasks:
         `orders` at most 2 x `in_flight` ahead of the caller. If `orders` raises an error, the outcomes of all earlier
         orders come first. Leaving the loop early cancels the calls in flight; sending the same orders again is safe.
         Pass orders that arrive slowly as an async iterable, since a blocking iterable blocks the event loop. The
-        default of 100 is the number of calls that one HTTP/2 connection to Google carries at once.
+        default of 100 is the number of calls that one HTTP/2 connection to Google carries at once. `due`: when to
+        deliver the tasks.
         """
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}, so nothing could be sent: pass 1 or more")
@@ -183,7 +185,7 @@ class AsyncOrderTasks:
                     order = await anext(source, None)
                 if order is None:
                     return
-                await outcomes.put(await self._create_all(order, calls))
+                await outcomes.put(await self._create_all(order, calls, due))
 
         async def work_together() -> None:
             async with aclosing(_each(orders)) as source:
@@ -251,8 +253,10 @@ class AsyncOrderTasks:
         except Exception as error:
             return error
 
-    async def _create_all(self, order: _Order, calls: asyncio.Semaphore) -> Outcome[_Order]:
-        requests = [message.request(self._config) for message in order.messages]
+    async def _create_all(
+        self, order: _Order, calls: asyncio.Semaphore, due: datetime | None = None
+    ) -> Outcome[_Order]:
+        requests = [message.request(self._config, due) for message in order.messages]
         return _outcome(order, await asyncio.gather(*(self._attempt(request, calls) for request in requests)))
 
 

@@ -17,6 +17,7 @@ _LOCAL_SECONDS, _SECONDS = 2.0, 10.0
 
 
 def console(args: argparse.Namespace, clock: Clock) -> int:
+    """Serve a page that shows all this, and whose buttons run these commands. Needs order-tasks[console]."""
     try:
         import uvicorn
 

@@ -51,74 +51,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Create the tasks of orders, see what becomes of them, and operate the queues.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        run: Callable[[argparse.Namespace, Clock], int],
-        summary: str,
-        *arguments: argparse.ArgumentParser,
-        more: str = "",
-    ) -> None:
+    for run, arguments in _COMMANDS.items():
+        summary = (run.__doc__ or "").partition(".")[0]
         command = commands.add_parser(
-            run.__name__,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}. {more}",
-            parents=[*arguments, _OUTPUTS],
+            run.__name__, help=summary, description=run.__doc__, parents=[*arguments, _OUTPUTS]
         )
         command.set_defaults(run=run, parser=command)
-
-    add(
-        send,
-        "create the tasks of one order, or of each order in a file",
-        *_SEND,
-        _JSON,
-        more="Sending an order again is safe: existing tasks stay unchanged.",
-    )
-    add(operate.status, "show the queues, what fails and the dead letters", _JSON, more="Changes nothing.")
-    add(operate.find, "show what became of one order", _ORDER, _DATABASE, _JSON, more="Changes nothing.")
-    add(
-        operate.replay,
-        "deliver dead letters again, and wait for the results",
-        *_LETTERS,
-        _argument("--force", action="store_true", help="also those not yet due, whose run is known to be dead"),
-        _JSON,
-        more="A dead letter that is not yet due is skipped: the attempt that stored it may still be running.",
-    )
-    add(operate.drop, "delete dead letters for good", *_LETTERS, _YES, more="Their orders will not be processed.")
-    add(
-        operate.run,
-        "deliver waiting tasks of the queue now",
-        _argument("name", metavar="NAME", help="a task's id, or an order's id"),
-    )
-    add(operate.cancel, "prevent what is open of one order", _ORDER, _DATABASE, _YES)
-    add(
-        operate.pause,
-        "stop deliveries",
-        _argument("--dead-letters", action="store_true", help="pause the dead-letter queue instead"),
-        more="Tasks can still be created, and running attempts finish.",
-    )
-    add(operate.resume, "start deliveries again")
-    add(
-        operate.rate,
-        "change how fast the queue delivers",
-        _argument("per_second", type=float, metavar="N", help="deliveries per second, at most 500"),
-        _argument("--in-flight", type=int, metavar="M", help="deliveries at once"),
-    )
-    add(
-        relay,
-        "send the outbox rows that the web app did not send",
-        _DATABASE,
-        _argument("--every", type=float, metavar="SECONDS", help="repeat, with this pause, until interrupted"),
-        _argument("--refused", action="store_true", help="try refused rows again"),
-        more="Sending a row twice creates one task.",
-    )
-    add(
-        console,
-        "serve a page that shows all this, and whose buttons run these commands",
-        _DATABASE,
-        _argument("--port", type=int, default=8120, metavar="N", help="listen on 127.0.0.1:N (default: 8120)"),
-        _argument("--fd", type=int, help=argparse.SUPPRESS),
-        more="Needs order-tasks[console].",
-    )
     return parser
 
 
@@ -144,6 +82,7 @@ _LETTERS = (
     _argument("--action", help="only those of this action"),
     _argument("--all", action="store_true", help="every dead letter"),
 )
+_FORCE = _argument("--force", action="store_true", help="also those not yet due, whose run is known to be dead")
 _SEND = (
     _argument(
         "file",
@@ -158,3 +97,29 @@ _SEND = (
     _argument("--in", dest="delay", metavar="TIME", help="deliver the tasks after this time: 90s, 10m, 2h or 3d"),
     _argument("--at", metavar="TIME", help="deliver the tasks at this time: 2026-12-24T18:00, local without a zone"),
 )
+_COMMANDS: dict[_Run, tuple[argparse.ArgumentParser, ...]] = {
+    send: (*_SEND, _JSON),
+    operate.status: (_JSON,),
+    operate.find: (_ORDER, _DATABASE, _JSON),
+    operate.replay: (*_LETTERS, _FORCE, _JSON),
+    operate.drop: (*_LETTERS, _YES),
+    operate.run: (_argument("name", metavar="NAME", help="a task's id, or an order's id"),),
+    operate.cancel: (_ORDER, _DATABASE, _YES),
+    operate.pause: (_argument("--dead-letters", action="store_true", help="pause the dead-letter queue instead"),),
+    operate.resume: (),
+    operate.rate: (
+        _argument("per_second", type=float, metavar="N", help="deliveries per second, at most 500"),
+        _argument("--in-flight", type=int, metavar="M", help="deliveries at once"),
+    ),
+    relay: (
+        _DATABASE,
+        _argument("--every", type=float, metavar="SECONDS", help="repeat, with this pause, until interrupted"),
+        _argument("--refused", action="store_true", help="try refused rows again"),
+    ),
+    console: (
+        _DATABASE,
+        _argument("--port", type=int, default=8120, metavar="N", help="listen on 127.0.0.1:N (default: 8120)"),
+        _argument("--fd", type=int, help=argparse.SUPPRESS),
+    ),
+}
+"""Command -> its arguments. Its name and its help are those of the function."""

@@ -17,7 +17,7 @@ from order_tasks.cli.arguments import UsageError, database_url, read_config
 from order_tasks.client import OrderTasks
 from order_tasks.errors import ConfigError, InvalidOrderError
 from order_tasks.message import MAX_BODY_BYTES
-from order_tasks.operations.operations import open_database
+from order_tasks.operations import open_database
 from order_tasks.operations.times import Clock
 from order_tasks.outbox import HORIZON_SECONDS, Row, delete_from
 
@@ -47,6 +47,7 @@ class _Pass:
 
 
 def relay(args: argparse.Namespace, clock: Clock) -> int:
+    """Send the outbox rows that the web app did not send. Sending a row twice creates one task."""
     if args.every is not None and not args.every > 0:
         raise UsageError("--every must be a number of seconds above 0")
     url = database_url(args)

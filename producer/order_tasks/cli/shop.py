@@ -9,6 +9,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from google.cloud.tasks_v2 import Task
@@ -29,18 +30,21 @@ class ShopOrderTasks(AsyncOrderTasks):
         self._url = url.rstrip("/")
 
     async def send_orders(
-        self, orders: Iterable[_Order] | AsyncIterable[_Order], in_flight: int = 20
+        self, orders: Iterable[_Order] | AsyncIterable[_Order], in_flight: int = 20, due: datetime | None = None
     ) -> AsyncGenerator[Outcome[_Order], None]:
-        async for outcome in super().send_orders(orders, in_flight):
+        async for outcome in super().send_orders(orders, in_flight, due):
             yield outcome
 
-    async def _create_all(self, order: _Order, calls: asyncio.Semaphore) -> Outcome[_Order]:
+    async def _create_all(
+        self, order: _Order, calls: asyncio.Semaphore, due: datetime | None = None
+    ) -> Outcome[_Order]:
         actions = tuple(message.action for message in order.messages)
         if actions != NEW_ORDER_ACTIONS:
-            return await super()._create_all(order, calls)
+            return await super()._create_all(order, calls, due)
         async with calls:
             try:
-                placed = await asyncio.to_thread(self._place, order.messages[0].fields)
+                later = {"due": due.isoformat()} if due else {}
+                placed = await asyncio.to_thread(self._place, {**order.messages[0].fields, **later})
             except OSError as error:
                 return Outcome(order, {}, {"order": error})
         return Outcome(order, {action: Task() if placed else None for action in actions}, {})

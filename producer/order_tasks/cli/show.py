@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from order_tasks.operations import Entry, QueueState, Situation, Story
+from order_tasks.operations import Entry, Situation, Story
 from order_tasks.operations.log import LogLine
+from order_tasks.operations.situation import QueueState
 from order_tasks.operations.times import format_time
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def show_situation(situation: Situation) -> None:
 
 
 def show_story(story: Story, now: datetime) -> None:
-    write(f"{story.order_id}: {story.summary}")
+    write(f"{story.order_id}: {story.summary or 'nothing is known of it'}")
     if story.outbox is None:
         write("Neither outbox nor ledger was read: ORDER_TASKS_DATABASE_URL is not set.")
     _section("queue", [_task(task, now) for task in story.tasks])

@@ -4,7 +4,7 @@ Needs SQLAlchemy.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -86,10 +86,10 @@ class Database:
             outbox = _outbox(connection, order_id) if "outbox" in tables else ()
             return outbox, self._ledger(connection, order_id) if "effects" in tables else ()
 
-    def cancel(self, order_id: str, effects: Iterable[str]) -> tuple[Mapping[str, EffectState], int]:
+    def cancel(self, order_id: str, effects: Iterable[str]) -> None:
         """Delete an order's rows in the outbox, and note these effects and theirs as cancelled, in one transaction.
 
-        An effect that is done or running stays as it is. Returns the state of each, and the number of rows.
+        An effect that is done or running stays as it is.
         """
         with self.engine.begin() as connection:
             rows = _outbox(connection, order_id)
@@ -99,7 +99,6 @@ class Database:
             noted = sorted({*effects, *(row.effect for row in rows if row.effect)})
             statement = text(_CANCEL.format(now=self.now))
             connection.execute(statement, [{"order_id": order_id, "effect": each} for each in noted])
-            return {row.effect: row.state for row in self._ledger(connection, order_id)}, len(rows)
 
     def _ledger(self, connection: Connection, order_id: str) -> tuple[LedgerRow, ...]:
         now = connection.execute(text(f"SELECT {self.now}")).scalar_one()

@@ -49,6 +49,8 @@ class Entry:
     """The action, with `#key` if it has one, as the handler's ledger records it."""
     reason: str | None
     """Why it is a dead letter."""
+    general_reason: str
+    """The reason with ORDER for the order's id, so that orders share it."""
     kind: str | None
     """The kind of that error."""
     task: str | None
@@ -76,16 +78,19 @@ class Entry:
         due = to_datetime(task.schedule_time) or _EPOCH
         deadline = to_timedelta(task.dispatch_deadline) or _DEFAULT_DEADLINE
         task_id = task.name.rpartition("/")[2]
+        order = message.get("orderId")
+        reason = _show(headers.get("x-dead-letter-reason"), email, any_email=True)
         return cls(
             path=task.name,
             id=task_id,
             short=_HASH.sub("", task_id),
             state=_state(task, due, deadline, now),
-            order=order if isinstance(order := message.get("orderId"), str) else None,
-            order_id=_show(message.get("orderId"), email),
+            order=order if isinstance(order, str) else None,
+            order_id=_show(order, email),
             action=_show(message.get("action"), email),
             effect=_show(effect(message), email),
-            reason=_show(headers.get("x-dead-letter-reason"), email, any_email=True),
+            reason=reason,
+            general_reason=general(reason or "unknown", order),
             kind=_show(headers.get("x-dead-letter-kind"), email),
             task=_show(headers.get("x-dead-letter-task"), email),
             attempts=int(attempts) if re.fullmatch(r"[0-9]{1,9}", attempts) else None,
@@ -104,15 +109,10 @@ class Entry:
 
     def describe_state(self, now: datetime) -> str:
         """The state as text for people."""
-        match self.state:
-            case "running":
-                return "being tried now"
-            case "due":
-                return "due now"
-            case "backing off":
-                return f"failed, due {format_time(self.due, now)}"
-            case "scheduled":
-                return f"due {format_time(self.due, now)}"
+        if self.state == "running":
+            return "being tried now"
+        failed = "failed, " if self.state == "backing off" else ""
+        return f"{failed}due {'now' if self.state == 'due' else format_time(self.due, now)}"
 
 
 def effect(message: Mapping[str, object]) -> str | None:
@@ -128,6 +128,11 @@ def read_message(body: bytes | str) -> Mapping[str, object]:
     except (ValueError, RecursionError):  # it may be a dead letter because of that
         return {}
     return message if isinstance(message, dict) else {}
+
+
+def general(reason: str, order: object) -> str:
+    """A reason with ORDER for its order's id."""
+    return reason.replace(order, "ORDER") if isinstance(order, str) and order else reason
 
 
 def without_emails(text: str) -> str:

@@ -11,13 +11,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from order_tasks import connection
 from order_tasks.config import Config
 from order_tasks.errors import OrderTasksError
-from order_tasks.operations.command import command
 from order_tasks.operations.entry import Entry
 from order_tasks.operations.times import Clock
 
 # A page is held in memory, and each body may have a megabyte.
 _FULL_PAGE, BASIC_PAGE = 100, 1000
 _STATISTICS_SECONDS = 5.0
+
+Queue = tasks_v2.Queue | tasks_v2beta3.Queue
 
 
 class NotPausedError(OrderTasksError):
@@ -41,7 +42,7 @@ class Queues:
     def close(self) -> None:
         self._api.transport.close()  # type: ignore[no-untyped-call]
 
-    def describe(self, queue: str) -> tasks_v2.Queue | tasks_v2beta3.Queue:
+    def describe(self, queue: str) -> Queue:
         """The queue, with its statistics where v2beta3 answers."""
         fields = FieldMask(paths=["name", "state", "rate_limits", "retry_config", "stats"])
         request = tasks_v2beta3.GetQueueRequest(name=queue, read_mask=fields)
@@ -106,8 +107,8 @@ class Queues:
                 self.pause(self.dead_letters)
             except Exception as error:
                 raise NotPausedError(
-                    "THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. "
-                    f"Pausing it failed ({error}): run {command('pause', '--dead-letters')}"
+                    f"THE DEAD-LETTER QUEUE MAY STILL BE RUNNING. Pausing it failed ({error}): "
+                    "run python -m order_tasks pause --dead-letters"
                 ) from error
 
     @contextmanager

@@ -11,7 +11,7 @@ from threading import Event
 from typing import Literal
 
 from order_tasks.operations.entry import Entry
-from order_tasks.operations.log import HandlerLog, LogError
+from order_tasks.operations.log import HandlerLog
 from order_tasks.operations.queues import Queues
 from order_tasks.operations.times import Clock, format_duration
 
@@ -110,12 +110,9 @@ class Replay:
         """Why they failed, by id, as far as the handler's log says it. `failed`: id -> number of the attempt."""
         reasons: dict[str, str] = {}
         for _ in range(_LOG_TRIES if failed else 0):
-            try:
-                lines = self._log.failures(began - _MARGIN)
-            except LogError:
-                break
+            lines, trouble = self._log.failures(began - _MARGIN)
             reasons = {line.task: line.message for line in lines if line.task and failed.get(line.task) == line.attempt}
-            if reasons.keys() == failed.keys() or self._stop.is_set():
+            if trouble or reasons.keys() == failed.keys() or self._stop.is_set():
                 break
             self._clock.sleep(_POLL_SECONDS)  # Cloud Logging shows a line some seconds after it was written
         return reasons

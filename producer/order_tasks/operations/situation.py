@@ -4,21 +4,22 @@ Tasks are counted by listing them, up to a limit, where Cloud Tasks gives no sta
 hash, so those that are listed first are a random sample.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby, islice
+from itertools import islice
 from typing import Literal
 
-from google.cloud import tasks_v2, tasks_v2beta3
+from google.cloud import tasks_v2beta3
 
-from order_tasks.operations.entry import Entry
-from order_tasks.operations.log import HandlerLog, LogError, LogLine
-from order_tasks.operations.queues import BASIC_PAGE, Queues
+from order_tasks.operations.entry import Entry, general
+from order_tasks.operations.log import HandlerLog, LogLine
+from order_tasks.operations.queues import BASIC_PAGE, Queue, Queues
 from order_tasks.operations.times import format_duration, format_time, to_timedelta
 
-UNFINISHED = "Unfinished"
-"""The kind of a dead letter whose last attempt may still be running, or did not end."""
+Level = Literal["ok", "warning", "error"]
+
 _SAMPLES = 3
 _MAX_SAMPLES = 12
 """Each takes a call."""
@@ -52,10 +53,6 @@ class QueueState:
     max_attempts: int
     """-1: unlimited."""
 
-    @property
-    def count(self) -> str:
-        return f"{self.tasks}{'+' if self.more else ''}"
-
 
 @dataclass(frozen=True, slots=True)
 class Failures:
@@ -68,30 +65,26 @@ class Failures:
     """Up to three of their orders, or names of tasks that are gone meanwhile."""
     since: datetime | None
     """When the first of them was tried first."""
-    next_due: datetime | None
+    next_due: datetime
     first_last_attempt: datetime | None
     """When the first of them reaches its last attempt. None: not known, or there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Dead letters with the same reason."""
+    """Dead letters with the same reason, the next due first."""
 
     reason: str
+    """`replay --reason` and `drop --reason` select them by it."""
     kind: str | None
     count: int
     entries: tuple[Entry, ...]
-
-    @property
-    def arguments(self) -> tuple[str, str]:
-        """What selects them in `replay` and `drop`."""
-        return "--reason", self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
     headline: str
-    level: Literal["ok", "warning", "error"]
+    level: Level
     time: datetime
     queues: tuple[QueueState, QueueState]
     """The main queue and the dead-letter queue."""
@@ -104,43 +97,22 @@ class Situation:
 
 def look(queues: Queues, log: HandlerLog, now: datetime) -> Situation:
     """Ask both queues and the log. Changes nothing."""
-    main = queues.describe(queues.main)
+    main, dead = queues.describe(queues.main), queues.describe(queues.dead_letters)
     tasks, more = _take(queues.entries(queues.main, full=False))
     letters, more_letters = _take(queues.entries(queues.dead_letters, full=True))
-    states = (
-        _queue_state(main, tasks, more),
-        _queue_state(queues.describe(queues.dead_letters), letters, more_letters),
-    )
+    states = (_queue_state(main, tasks, more), _queue_state(dead, letters, more_letters))
     failing = [task for task in tasks if task.fails]
-    lines: Sequence[LogLine] = ()
     trouble = None
+    failures: tuple[Failures, ...] = ()
     if failing:
-        try:
-            lines = log.failures(now - to_timedelta(main.retry_config.max_backoff) - _LOG_MARGIN)
-        except LogError as error:
-            trouble = str(error)
-    failures = _failures(queues, main, failing, {line.task: line for line in reversed(lines)})
-    dead_letters = group(letters)
-    headline, level = _headline(*states, failures, dead_letters, now)
-    return Situation(headline, level, now, states, failures, dead_letters, log.command(), trouble)
-
-
-def general(reason: str, order_id: str | None) -> str:
-    """A reason without its order's id, so that orders share it."""
-    return reason.replace(order_id, "ORDER") if order_id else reason
-
-
-def reason_of(letter: Entry) -> str:
-    """The reason that a dead letter shares with others."""
-    return general(letter.reason or "unknown", letter.order_id)
-
-
-def group(letters: Iterable[Entry]) -> tuple[DeadLetters, ...]:
-    """Dead letters by reason, the largest group first."""
-    ordered = sorted(letters, key=lambda letter: (reason_of(letter), letter.due, letter.path))
-    groups = [(reason, tuple(same)) for reason, same in groupby(ordered, reason_of)]
-    found = [DeadLetters(reason, same[0].kind, len(same), same) for reason, same in groups]
-    return tuple(sorted(found, key=lambda group: -group.count))
+        lines, trouble = log.failures(now - to_timedelta(main.retry_config.max_backoff) - _LOG_MARGIN)
+        failures = _failures(queues, main, failing, {line.task: line for line in lines})
+    groups = tuple(
+        DeadLetters(reason, same[0].kind, len(same), tuple(same))
+        for reason, same in _group(letters, lambda letter: letter.general_reason)
+    )
+    headline, level = _headline(*states, failures, groups, now)
+    return Situation(headline, level, now, states, failures, groups, log.command(), trouble)
 
 
 def _take(entries: Iterable[Entry]) -> tuple[list[Entry], bool]:
@@ -149,11 +121,19 @@ def _take(entries: Iterable[Entry]) -> tuple[list[Entry], bool]:
     return found[:BASIC_PAGE], len(found) > BASIC_PAGE
 
 
-def _queue_state(queue: tasks_v2.Queue | tasks_v2beta3.Queue, entries: Sequence[Entry], more: bool) -> QueueState:
-    running = sum(entry.state == "running" for entry in entries)
-    tasks, in_flight, executed = len(entries), running, None
+def _group(entries: Iterable[Entry], reason: Callable[[Entry], str]) -> list[tuple[str, list[Entry]]]:
+    """Entries by reason, the largest group and the next due first."""
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda entry: (entry.due, entry.path)):
+        groups[reason(entry)].append(entry)
+    return sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+
+
+def _queue_state(queue: Queue, entries: Sequence[Entry], more: bool) -> QueueState:
+    waiting = [entry for entry in entries if entry.state != "running"]
+    tasks, in_flight, executed = len(entries), len(entries) - len(waiting), None
     if isinstance(queue, tasks_v2beta3.Queue):
-        # Google's are estimates, so that a list that is complete counts more.
+        # Google's are estimates: a complete list is better.
         tasks = max(tasks, queue.stats.tasks_count) if more else tasks
         in_flight, executed = queue.stats.concurrent_dispatches_count, queue.stats.executed_last_minute_count
     return QueueState(
@@ -165,7 +145,7 @@ def _queue_state(queue: tasks_v2.Queue | tasks_v2beta3.Queue, entries: Sequence[
         waiting=max(0, tasks - in_flight),
         in_flight=in_flight,
         failing=sum(entry.fails for entry in entries),
-        oldest_due=min((entry.due for entry in entries if entry.state != "running"), default=None),
+        oldest_due=min((entry.due for entry in waiting), default=None),
         rate=None if executed is None else executed / 60,
         executed_last_minute=executed,
         allowed_rate=queue.rate_limits.max_dispatches_per_second,
@@ -175,85 +155,71 @@ def _queue_state(queue: tasks_v2.Queue | tasks_v2beta3.Queue, entries: Sequence[
 
 
 def _failures(
-    queues: Queues,
-    queue: tasks_v2.Queue | tasks_v2beta3.Queue,
-    failing: Iterable[Entry],
-    lines: Mapping[str | None, LogLine],
+    queues: Queues, queue: Queue, failing: Iterable[Entry], lines: Mapping[str | None, LogLine]
 ) -> tuple[Failures, ...]:
-    reasons = {}
-    for task in failing:
+    def reason(task: Entry) -> str:
         line = lines.get(task.id)
-        reasons[task] = general(line.message, line.order_id) if line else task.last_status or "no answer yet"
-    ordered = sorted(reasons, key=lambda task: (reasons[task], task.due, task.path))
-    groups = sorted(([*same] for _, same in groupby(ordered, reasons.__getitem__)), key=len, reverse=True)
-    left = _MAX_SAMPLES
-    found = []
-    for same in groups:
-        samples = same[: min(_SAMPLES, left)]
-        left -= len(samples)
-        last = [_last_attempt(task, lines.get(task.id), queue) for task in same]
+        return general(line.message, line.order_id) if line else task.last_status or "no answer yet"
+
+    def order(task: Entry) -> str:
+        line = lines.get(task.id)
+        known = (line and line.order_id) or ((whole := queues.find(task.path)) and whole.order_id)
+        return known or task.short
+
+    found: list[Failures] = []
+    for why, same in _group(failing, reason):
+        samples = same[: min(_SAMPLES, _MAX_SAMPLES - sum(len(earlier.orders) for earlier in found))]
+        lasts = [_last_attempt(task, lines.get(task.id), queue) for task in same]
         found.append(
             Failures(
-                reason=reasons[same[0]],
+                reason=why,
                 count=len(same),
-                orders=tuple(dict.fromkeys(_order(queues, task, lines.get(task.id)) for task in samples)),
+                orders=tuple(map(order, samples)),
                 since=min((task.began for task in same if task.began), default=None),
-                next_due=min((task.due for task in same if task.state != "running"), default=None),
-                first_last_attempt=min(filter(None, last), default=None),
+                next_due=same[0].due,
+                first_last_attempt=min((last for last in lasts if last), default=None),
             )
         )
     return tuple(found)
 
 
-def _order(queues: Queues, task: Entry, line: LogLine | None) -> str:
-    if line and line.order_id:
-        return line.order_id
-    whole = queues.find(task.path)
-    return (whole and whole.order_id) or task.short
-
-
-def _last_attempt(task: Entry, line: LogLine | None, queue: tasks_v2.Queue | tasks_v2beta3.Queue) -> datetime | None:
+def _last_attempt(task: Entry, line: LogLine | None, queue: Queue) -> datetime | None:
     """When a task that waits for a retry makes its last attempt, if every attempt fails at once."""
     retries = queue.retry_config
-    of = line.attempt.partition(" of ")[2] if line and line.attempt else ""
-    attempts = int(of) if of.isdecimal() else retries.max_attempts
+    budget = line.attempt.partition(" of ")[2] if line and line.attempt else ""
+    attempts = int(budget) if budget.isdecimal() else retries.max_attempts
     if not 1 <= attempts <= _MAX_ATTEMPTS:
         return None
     shortest, longest = to_timedelta(retries.min_backoff), to_timedelta(retries.max_backoff)
     at = task.due
     for retry in range(task.tries + 1, attempts):
         doubled = min(retry - 1, retries.max_doublings, 40)
-        at += min(longest, shortest * (2**doubled * (1 + max(0, retry - 1 - retries.max_doublings))))
+        at += min(longest, shortest * 2**doubled * (1 + max(0, retry - 1 - retries.max_doublings)))
     return at
 
 
 def _headline(
-    main: QueueState,
-    dead: QueueState,
-    failures: Sequence[Failures],
-    dead_letters: Sequence[DeadLetters],
-    now: datetime,
-) -> tuple[str, Literal["ok", "warning", "error"]]:
+    main: QueueState, dead: QueueState, failures: Sequence[Failures], letters: Sequence[DeadLetters], now: datetime
+) -> tuple[str, Level]:
     """What hurts most, in one sentence."""
-    tasks = f"{main.count} task{'' if main.tasks == 1 else 's'}"
-    late = main.oldest_due is not None and now - main.oldest_due > _LATE
+    tasks = f"{main.tasks}{'+' if main.more else ''} task{'' if main.tasks == 1 else 's'}"
+    late = now - main.oldest_due if main.oldest_due and now - main.oldest_due > _LATE else None
+    since = f", the first since {format_duration(late)}" if late else ""
     if main.state != "RUNNING":
-        since = f", the first since {format_duration(now - main.oldest_due)}" if main.oldest_due and late else ""
         return f"The queue is {main.state}: {tasks} wait{'s' if main.tasks == 1 else ''}{since}", "error"
     if dead.state == "RUNNING":
         return "The dead-letter queue is RUNNING: unless a replay is in progress, pause it", "error"
     if failures:
-        worst = failures[0]
-        since = f" since {worst.since.astimezone():%H:%M}" if worst.since else ""
+        began = f" since {failures[0].since.astimezone():%H:%M}" if failures[0].since else ""
         last = min((each.first_last_attempt for each in failures if each.first_last_attempt), default=None)
         soon = f"; first last attempt {format_time(last, now)}" if last else ""
         fail = "fails" if main.failing == 1 else "fail"
-        return f"{main.failing} of {tasks} {fail}{since}: {worst.reason}{soon}", "error"
-    if dead_letters:
-        waiting = f"{dead.count} dead letter{'s wait' if dead.tasks != 1 else ' waits'}"
-        return f"{waiting}: {dead_letters[0].reason}", "warning"
-    if late and main.oldest_due:
+        return f"{main.failing} of {tasks} {fail}{began}: {failures[0].reason}{soon}", "error"
+    if letters:
+        wait = "letter waits" if dead.tasks == 1 else "letters wait"
+        return f"{dead.tasks}{'+' if dead.more else ''} dead {wait}: {letters[0].reason}", "warning"
+    if late:
         allowed = f"the queue allows {main.allowed_rate:g} per second and {main.allowed_in_flight} at once"
-        return f"{tasks} wait, the first since {format_duration(now - main.oldest_due)}: {allowed}", "warning"
+        return f"{tasks} wait{since}: {allowed}", "warning"
     executed = "" if main.executed_last_minute is None else f", {main.executed_last_minute} attempts in the last minute"
     return f"All is well: {tasks} in the queue{executed}", "ok"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from order_tasks.contract import contract
 from order_tasks.message import task_id
 from order_tasks.operations.entry import Entry
-from order_tasks.operations.log import HandlerLog, LogError, LogLine
+from order_tasks.operations.log import HandlerLog, LogLine
 from order_tasks.operations.queues import Queues
 
 if TYPE_CHECKING:
@@ -22,48 +22,36 @@ _READABLE = 30
 class Story:
     order_id: str
     summary: str
+    """Empty if neither queue nor database knows the order."""
     tasks: tuple[Entry, ...]
     dead_letters: tuple[Entry, ...]
     outbox: "tuple[OutboxRow, ...] | None"
     """None: no database was given."""
     ledger: "tuple[LedgerRow, ...] | None"
-    log: tuple[LogLine, ...]
+    log: Sequence[LogLine]
     """Oldest first."""
     log_command: str
     log_url: str | None
     """The page of Cloud Logging; None for a local cloud."""
     log_trouble: str | None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether a queue or the database knows the order."""
-        return bool(self.tasks or self.dead_letters or self.outbox or self.ledger)
+    """Why the log was not read."""
 
 
 def tell(queues: Queues, log: HandlerLog, database: "Database | None", order_id: str) -> Story:
     """Ask the database, the queues and the log, in this order: a row that is sent meanwhile is then found as a task."""
     outbox, ledger = database.rows(order_id) if database else (None, None)
     tasks = tuple(tasks_of(queues, order_id))
-    letters = [letter for letter in queues.entries(queues.dead_letters, full=True) if letter.order == order_id]
-    lines: Sequence[LogLine] = ()
-    trouble = None
-    try:
-        lines = log.of_order(order_id)
-    except LogError as error:
-        trouble = str(error)
-    summary = _summary(tasks, letters, outbox, ledger)
-    return Story(
-        order_id,
-        summary,
-        tasks,
-        tuple(letters),
-        outbox,
-        ledger,
-        tuple(lines),
-        log.command(order_id),
-        log.url(order_id),
-        trouble,
-    )
+    letters = tuple(letter for letter in queues.entries(queues.dead_letters, full=True) if letter.order == order_id)
+    lines, trouble = log.of_order(order_id)
+    states = [
+        *("failing" if task.fails else "in the queue" for task in tasks),
+        *("dead" for _ in letters),
+        *("refused in the outbox" if row.refused else "in the outbox" for row in outbox or ()),
+        *(row.state for row in ledger or ()),
+    ]
+    summary = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    command, url = log.command(order_id), log.url(order_id)
+    return Story(order_id, summary, tasks, letters, outbox, ledger, lines, command, url, trouble)
 
 
 def tasks_of(queues: Queues, order_id: str) -> Iterator[Entry]:
@@ -76,24 +64,3 @@ def tasks_of(queues: Queues, order_id: str) -> Iterator[Entry]:
             whole = queues.find(entry.path)
             if whole and whole.order == order_id:
                 yield whole
-
-
-def _summary(
-    tasks: Sequence[Entry],
-    letters: Sequence[Entry],
-    outbox: "Sequence[OutboxRow] | None",
-    ledger: "Sequence[LedgerRow] | None",
-) -> str:
-    failing = sum(task.fails for task in tasks)
-    rows = outbox or ()
-    refused = sum(row.refused is not None for row in rows)
-    parts = [
-        (len(letters), "dead"),
-        (failing, "failing"),
-        (len(tasks) - failing, "in the queue"),
-        (len(rows) - refused, "in the outbox"),
-        (refused, "refused in the outbox"),
-        *((sum(row.state == state for row in ledger or ()), state) for state in ("done", "cancelled", "running")),
-    ]
-    known = ", ".join(f"{count} {what}" for count, what in parts if count)
-    return known or f"Nothing of this order is in the queues{'' if ledger is None else ' or in the database'}"

@@ -47,7 +47,7 @@ def test_a_person_is_asked(
     answer.write(typed)
     answer.seek(0)
     assert service.command("drop", f"{DEAD_LETTER_QUEUE}/tasks/a") == code
-    assert "Drop a dead letter for good? [y/N] " in capsys.readouterr().out
+    assert "Drop 1 for good? [y/N] " in capsys.readouterr().out
     assert service.letters == left
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -356,9 +355,7 @@ def test_a_replay_that_fails_again_says_why_from_the_handlers_log(
 # For people
 
 
-def test_a_person_reads_counts_and_a_bar(
-    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_person_reads_what_ended_how(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     service.store("a", "b")
     service.store("c", due=240)
     service.statuses["b"] = [500]
@@ -366,9 +363,3 @@ def test_a_person_reads_counts_and_a_bar(
     out, err = capsys.readouterr()
     assert out == "1 replayed, 1 failed, 1 skipped\n"
     assert err == f"c {WHO} skipped: {NOT_YET_DUE}\nb {WHO} failed: {FAILED}\n"
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "120")
-    assert service.command("replay", "b") == 0
-    err = capsys.readouterr().err
-    assert "replaying dead letters" in err
-    assert "100%" in err

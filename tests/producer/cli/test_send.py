@@ -4,12 +4,12 @@ import json
 import os
 import pty
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -171,6 +171,9 @@ def test_outputs_take_the_place_of_the_environment(
         (["-", "--outputs", "-"], "cannot both be standard input"),
         (["missing.jsonl"], "missing.jsonl"),
         (["."], "Is a directory"),
+        (["--order-id", "x", "--email", "e", "--in", "10"], "--in is a time such as 90s, 10m, 2h or 3d"),
+        (["--order-id", "x", "--email", "e", "--in", "xm"], "--in is a time such as 90s, 10m, 2h or 3d"),
+        (["--order-id", "x", "--email", "e", "--at", "soon"], "--at one such as 2026-12-24T18:00"),
         (["--order-id", "", "--email", "e"], "Missing orderId or action"),
     ],
 )
@@ -220,7 +223,7 @@ def test_a_person_at_a_terminal_sees_a_bar_and_the_lines_that_failed(tmp_path: P
         out, _ = sending.communicate()
     assert sending.returncode == 1
     assert json.loads(out)["created"] == len(NEW_ORDER_ACTIONS)
-    for text in ("sending orders", "100%", f"{path}:2: not JSON"):
+    for text in ("sending 100%, 1 orders, 0 s left", f"{path}:2: not JSON"):
         assert text in seen
 
 
@@ -230,8 +233,20 @@ def _screen(watching: int) -> Iterator[str]:
             yield shown.decode(errors="replace")
 
 
-def test_without_rich_there_is_no_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(ONE) == 0
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(("delay", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("0.5d", 43200)])
+def test_tasks_are_delivered_later_on_request(service: Service, tmp_path: Path, delay: str, seconds: float) -> None:
+    path = tmp_path / "orders.jsonl"
+    path.write_text(line("ORD-2"))
+    assert service.command(*ONE, "--in", delay) == 0
+    assert service.command("send", str(path), "--in", delay) == 0
+    due = service.time + timedelta(seconds=seconds)
+    assert [call.request.task.schedule_time for call in service.calls("CreateTask")] == [due] * 6
+
+
+@pytest.mark.parametrize("at", ["2026-02-01T18:00+01:00", "2026-02-01T17:00Z", "2026-02-01T17:00"])
+def test_tasks_are_delivered_at_a_time(service: Service, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert service.command(*ONE, "--at", at) == 0
+    due = datetime(2026, 2, 1, 17, tzinfo=UTC)
+    assert [call.request.task.schedule_time for call in service.calls("CreateTask")] == [due] * 3
