@@ -37,24 +37,18 @@ class Attempt:
 
     queue: str
     task: str
-    number: int
-    """Counts from 1."""
+    number: int  # from 1 on
     method: str
     url: str
     headers: dict[str, str]
     body: bytes
     account: str
     """E-mail of the account to sign in as; empty if the request carries no token."""
-    audience: str
-    """Audience of the OIDC token; empty for an OAuth token."""
-    scope: str
-    """Scope of the OAuth token; empty for an OIDC token."""
-    deadline: float
-    """Seconds until the attempt counts as timed out."""
-    forced: bool = False
-    """Whether RunTask started it."""
-    unsendable: str = ""
-    """Why the request cannot be sent; empty if it can."""
+    audience: str  # of the OIDC token, or empty
+    scope: str  # of the OAuth token, or empty
+    deadline: float  # seconds until the attempt counts as timed out
+    forced: bool = False  # RunTask started it
+    unsendable: str = ""  # why the request cannot be sent
 
 
 def attempt(task: StoredTask, queue: Message, *, forced: bool = False) -> Attempt:

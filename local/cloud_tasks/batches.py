@@ -56,14 +56,11 @@ class Batches:
                 raise invalid(f"Duplicate task name in the batch request: {name}")
             check_task_in_queue(name, queue)
 
-        def finish(operation: Message, metadata: Message, created: list[Message]) -> None:
-            if created:
-                operation.response.Pack(types.BatchCreateTasksResponse.pb()(tasks=created))
-            else:  # recorded: neither error nor response
-                metadata.state = metadata.FAILED
+        def response(created: list[Message]) -> Message:
+            return types.BatchCreateTasksResponse.pb()(tasks=created)
 
         metadata = types.BatchCreateTasksMetadata.pb()()
-        return self._operation(request, request.requests, self._cloud_tasks.create_task, metadata, finish)
+        return self._operation(request, request.requests, self._cloud_tasks.create_task, metadata, response)
 
     def batch_delete_tasks(self, request: Message) -> Message:
         size = len(request.names)
@@ -81,17 +78,8 @@ class Batches:
             check_task_in_queue(name, request.parent)
             return self._cloud_tasks.delete_task(types.DeleteTaskRequest.pb()(name=name))
 
-        def finish(operation: Message, metadata: Message, deleted: list[Message]) -> None:
-            if deleted:
-                operation.response.Pack(empty_pb2.Empty())
-            else:
-                operation.error.code = code_pb2.ABORTED
-                operation.error.message = (
-                    f"None of the requests succeeded, refer to {metadata.DESCRIPTOR.name}.failed_requests "
-                    "for individual error details"
-                )
-
-        return self._operation(request, request.names, delete, types.BatchDeleteTasksMetadata.pb()(), finish)
+        metadata = types.BatchDeleteTasksMetadata.pb()()
+        return self._operation(request, request.names, delete, metadata, lambda _: empty_pb2.Empty())
 
     def get_operation(self, request: Message) -> Message:
         stored = self._store.operation(request.name)
@@ -110,11 +98,11 @@ class Batches:
         parts: Iterable[Any],
         act: Callable[[Any], Message],
         metadata: Message,
-        finish: Callable[[Message, Message, list[Message]], None],
+        response: Callable[[list[Message]], Message],
     ) -> Message:
         """Do the batch part by part, and store its operation together with what was done.
 
-        `finish`: fills in the operation's result from what the parts that succeeded came to."""
+        `response`: the operation's, for the answers of the parts that succeeded."""
         if request.request_id and not _REQUEST_ID.fullmatch(request.request_id):
             raise invalid("The request_id must be 1 to 100 letters, digits, hyphens, underscores.")
         name = f"{request.parent.partition('/queues/')[0]}/operations/{request.request_id or uuid.uuid4()}"
@@ -129,9 +117,16 @@ class Batches:
                 except CallError as error:
                     metadata.failed_requests[place].code = code_pb2.Code.Value(error.code)
                     metadata.failed_requests[place].message = _SINGLE_TEXTS.get(error.message, error.message)
+            if done:
+                operation.response.Pack(response(done))
+            elif isinstance(metadata, types.BatchDeleteTasksMetadata.pb()):  # recorded: a create has no error
+                operation.error.code = code_pb2.ABORTED
+                operation.error.message = (
+                    f"None of the requests succeeded, refer to {metadata.DESCRIPTOR.name}.failed_requests "
+                    "for individual error details"
+                )
             state = "PARTIALLY_SUCCEEDED" if metadata.failed_requests else "SUCCEEDED"
-            metadata.state = metadata.State.Value(state)
-            finish(operation, metadata, done)
+            metadata.state = metadata.State.Value(state if done or operation.HasField("error") else "FAILED")
             metadata.end_time.FromMicroseconds(microseconds(self._clock()))
             operation.metadata.Pack(metadata)
             self._store.add_operation(name, operation.SerializeToString())

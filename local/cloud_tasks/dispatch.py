@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 
 from local.cloud_tasks.attempt import Attempt
-from local.cloud_tasks.exchange import NoAnswerError, exchange
+from local.cloud_tasks.exchange import exchange
 from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
@@ -140,11 +140,9 @@ class Dispatcher(Listener):
             headers["Authorization"] = f"Bearer {token}"
         try:
             async with asyncio.timeout(attempt.deadline):
-                return await exchange(attempt.method, attempt.url, headers, attempt.body, self._spawn), ""
+                return await exchange(attempt.method, attempt.url, headers, attempt.body, self._spawn)
         except TimeoutError:
             return 504, f"no answer within {attempt.deadline:g} s"
-        except NoAnswerError as error:
-            return NO_ANSWER, str(error)
         except Exception as error:  # whatever is wrong with one request, it is a failed attempt
             log.exception("The request of task %s cannot be sent", attempt.task)
             return NO_ANSWER, str(error)

@@ -5,6 +5,7 @@ Each request has a connection of its own, so none is sent to a target that has j
 """
 
 import asyncio
+import contextlib
 import functools
 import re
 import ssl
@@ -26,12 +27,8 @@ Spawn = Callable[[Coroutine[None, None, None]], object]
 """Runs a coroutine in the background."""
 
 
-class NoAnswerError(Exception):
-    """There was no HTTP answer; the message says why."""
-
-
-async def exchange(method: str, url: str, headers: Mapping[str, str], body: bytes, spawn: Spawn) -> int:
-    """Send a request, follow its redirects and return the last status; raises NoAnswerError.
+async def exchange(method: str, url: str, headers: Mapping[str, str], body: bytes, spawn: Spawn) -> tuple[int, str]:
+    """Send a request, and follow its redirects: the last status, or 0 and why there was no HTTP answer.
 
     `spawn`: reads the rest of each answer."""
     try:
@@ -47,8 +44,8 @@ async def exchange(method: str, url: str, headers: Mapping[str, str], body: byte
             if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
                 method, body, headers = "GET", b"", _without("content-type", headers)
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:
-        raise NoAnswerError(str(error) or type(error).__name__) from None
-    return status
+        return 0, str(error) or type(error).__name__
+    return status, ""
 
 
 def _url(text: str) -> URL:
@@ -72,13 +69,12 @@ async def _send(method: str, target: URL, headers: Mapping[str, str], body: byte
         if body or method in _BODY_METHODS:
             lines.append(f"Content-Length: {len(body)}")
         writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
-        status = await _status(reader)
-        location = await _location(reader) if status in _REDIRECTS else ""
+        answer = await _head(reader)
     except BaseException:
         writer.close()
         raise
     spawn(_linger(reader, writer))
-    return status, location
+    return answer
 
 
 @functools.cache
@@ -86,37 +82,31 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-async def _status(reader: asyncio.StreamReader) -> int:
-    """The status of the final answer; interim ones (1xx) are skipped."""
+async def _head(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """The status of the final answer, and the address that it redirects to; interim answers (1xx) are skipped."""
+    status = 0
     while line := await reader.readline():
         match = _STATUS_LINE.match(line)
         if match is None and line.strip():
             raise ValueError("the answer is not HTTP/1.1")
-        if match and (match[1] == b"101" or not match[1].startswith(b"1")):
-            return int(match[1])
+        status = int(match[1]) if match else 0
+        if status == 101 or status >= 200:
+            break
         while match and (await reader.readline()).strip():
             continue
-    raise ConnectionResetError("the target closed the connection without an answer")
-
-
-async def _location(reader: asyncio.StreamReader) -> str:
-    try:
-        while line := (await reader.readline()).strip():
+    else:
+        raise ConnectionResetError("the target closed the connection without an answer")
+    with contextlib.suppress(OSError, ValueError):  # the status stands all the same
+        while status in _REDIRECTS and (line := (await reader.readline()).strip()):
             name, _, value = line.partition(b":")
             if name.strip().lower() == b"location":
-                return value.strip().decode(errors="replace")
-    except (OSError, ValueError):
-        return ""  # the status stands all the same
-    return ""
+                return status, value.strip().decode(errors="replace")
+    return status, ""
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Read the rest of the answer, and close the connection."""
-    try:
+    with contextlib.closing(writer), contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):
             while await reader.read(65536):
                 continue
-    except (OSError, TimeoutError):
-        return
-    finally:
-        writer.close()

@@ -95,10 +95,9 @@ def _completed(requested: Message) -> Message:
     for token in _TOKENS:
         if target.HasField(token) and not getattr(target, token).ByteSize():
             target.ClearField(token)
-    if target.HasField("uri_override") and not target.uri_override.ByteSize():
-        raise _target_error("Invalid uri_override.")
-    overrides = [override for override in target.header_overrides if override.HasField("header")]
-    if len(overrides) != len(target.header_overrides):
+    _check_parts(target)
+    if target.header_overrides:
+        overrides = [override for override in target.header_overrides if override.HasField("header")]
         target.ClearField("header_overrides")
         target.header_overrides.extend(overrides)
     if not 0 <= logging.sampling_ratio <= 1:
@@ -172,8 +171,8 @@ def check_email(email: str) -> None:
         raise invalid()
 
 
-def _check_target(target: Message) -> None:
-    """Raise the CallError of an http_target that the service refuses whatever the update mask is."""
+def _check_parts(target: Message) -> None:
+    """Raise the CallError of an http_target that is refused when it is given, and when an update leaves it."""
     uri, known = target.uri_override, types.UriOverride
     for refused, what in (
         (target.HasField("uri_override") and not uri.ByteSize(), "Invalid uri_override."),
@@ -184,7 +183,13 @@ def _check_target(target: Message) -> None:
         (target.http_method not in list(types.HttpMethod), ""),
     ):
         if refused:
-            raise _target_error(what)
+            reason, domain = "INVALID_INPUT_ON_HTTP_TARGET_OVERRIDE", "cloudtasks.googleapis.com"
+            raise invalid(f"Error in parsing HttpTarget. {what}", error_info(reason, domain, invalid_field=what))
+
+
+def _check_target(target: Message) -> None:
+    """Raise the CallError of an http_target that is refused when it is given, whatever the update mask is."""
+    _check_parts(target)
     keys = [override.header.key for override in target.header_overrides if override.HasField("header")]
     reserved = [key for key in keys if _RESERVED_OVERRIDE.fullmatch(key)]
     if reserved:
@@ -195,8 +200,3 @@ def _check_target(target: Message) -> None:
     for token in _TOKENS:
         if target.HasField(token):
             check_email(getattr(target, token).service_account_email)
-
-
-def _target_error(what: str) -> CallError:
-    info = error_info("INVALID_INPUT_ON_HTTP_TARGET_OVERRIDE", "cloudtasks.googleapis.com", invalid_field=what)
-    return invalid(f"Error in parsing HttpTarget. {what}", info)

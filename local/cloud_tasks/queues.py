@@ -6,6 +6,7 @@ tasks but that they go with their queue.
 
 import copy
 import dataclasses
+import datetime
 import logging
 import re
 from collections.abc import Callable, Iterable
@@ -14,20 +15,10 @@ from typing import Any
 from google.cloud.location import locations_pb2
 from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2
-from google.protobuf import empty_pb2, timestamp_pb2
+from google.protobuf import empty_pb2
 
 from local.cloud_tasks import filters, iam
-from local.cloud_tasks.messages import (
-    INVALID,
-    NOT_FOUND,
-    CallError,
-    Message,
-    QueueMessage,
-    error_info,
-    invalid,
-    microseconds,
-    page,
-)
+from local.cloud_tasks.messages import NOT_FOUND, CallError, Message, QueueMessage, error_info, invalid, page
 from local.cloud_tasks.names import check_new_queue
 from local.cloud_tasks.queue_config import check_mask, new_queue, rate_limits, updated_queue
 from local.cloud_tasks.schedule import Schedule, Statistics
@@ -73,9 +64,8 @@ class Queues:
         schedule_stored: Callable[[str], None],
         queue_changed: Callable[[str], None],
     ) -> None:
-        """`clock`: seconds since the epoch. `monotonic`: seconds of a clock that never jumps. `schedule_stored`:
-        schedules the stored tasks of a queue that was opened. `queue_changed`: called with a queue's path when it may
-        have a task to dispatch."""
+        """`clock`: seconds since the epoch. `monotonic`: seconds of a clock that never jumps. Called with a queue's
+        path: `schedule_stored` when it was opened, `queue_changed` when it may have a task to dispatch."""
         self._store = store
         self._clock = clock
         self._monotonic = monotonic
@@ -112,10 +102,9 @@ class Queues:
 
     def __getitem__(self, path: str) -> OpenQueue:
         """The queue; raises CallError if it does not exist."""
-        try:
-            return self._open[path]
-        except KeyError:
-            raise CallError("NOT_FOUND", QUEUE_MISSING) from None
+        if path not in self._open:
+            raise CallError("NOT_FOUND", QUEUE_MISSING)
+        return self._open[path]
 
     def busy(self) -> bool:
         """Whether a running queue has a task."""
@@ -156,9 +145,9 @@ class Queues:
         path = request.queue.name
         paths = request.update_mask.paths if request.HasField("update_mask") else None
         check_mask(paths or ())
-        if path not in self._open:
+        queue = self._open.get(path)
+        if queue is None:
             return self._create(updated_queue(new_queue(QueueMessage(name=path)), request.queue, paths))
-        queue = self._open[path]
         return self._put(updated_queue(queue.message, request.queue, paths), queue.policy, declared=queue.declared)
 
     def delete_queue(self, request: Message) -> Message:
@@ -178,8 +167,7 @@ class Queues:
         schedule, now = self[request.name].schedule, self._clock()
         self._store.end_all_tasks(request.name, now + NAME_BLOCKED_SECONDS)
         schedule.clear()
-        purge_time = timestamp_pb2.Timestamp()
-        purge_time.FromMicroseconds(microseconds(now))
+        purge_time = datetime.datetime.fromtimestamp(now, datetime.UTC)
         return self._change(request.name, purge_time=purge_time)
 
     def get_iam_policy(self, request: Message) -> Message:
@@ -202,8 +190,7 @@ class Queues:
 
     def update_cmek_config(self, request: Message) -> Message:
         """Only the refusals of the service are known; no key can be set."""
-        wanted = request.cmek_config.kms_key
-        location = request.cmek_config.name.removesuffix("/cmekConfig")
+        wanted, location = request.cmek_config.kms_key, request.cmek_config.name.removesuffix("/cmekConfig")
         if any(queue.http_target.header_overrides for queue in self._in(location)):
             raise CallError(
                 "FAILED_PRECONDITION",
@@ -212,9 +199,10 @@ class Queues:
                 error_info("UNSATISFIED_PRECONDITION_FOR_CMEK", "cloudtasks.googleapis.com"),
             )
         key = _KEY.fullmatch(wanted)
+        if key is None and _NOT_A_KEY.fullmatch(wanted):
+            raise invalid()
         if key is None:
-            unknown = f"Resource name [{wanted}] does not match any known resource name pattern."
-            raise invalid(INVALID if _NOT_A_KEY.fullmatch(wanted) else unknown)
+            raise invalid(f"Resource name [{wanted}] does not match any known resource name pattern.")
         if key[1] != location:
             raise CallError("NOT_FOUND", NOT_FOUND)
         raise CallError("UNIMPLEMENTED", "Keys of Cloud KMS are not served here")

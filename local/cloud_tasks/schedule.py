@@ -2,8 +2,7 @@
 
 Pure logic: no clock, no I/O, no messages. It is given two times. `now` is in seconds since the epoch: a task is due by
 it. `tick` is in seconds of a clock that never jumps: the rate and the waits before retries follow it, so that a clock
-that is set forward or back neither stops a queue nor makes it exceed its rate. Sources: the service's reference for the
-figures and recorded answers for the burst and the backoff.
+that is set forward or back neither stops a queue nor makes it exceed its rate.
 """
 
 import collections
@@ -84,14 +83,12 @@ class Schedule:
         self._limits = limits
         self.paused = False
         self._waiting: dict[str, tuple[float, int]] = {}
+        # due time, order and id of each waiting task; due tick of those that wait for a retry. Outdated entries stay
         self._heap: list[tuple[float, int, str]] = []
-        """Due time, order and id of each waiting task, and of tasks that no longer wait so."""
         self._retries: list[tuple[float, int, str]] = []
-        """The same for tasks that wait for a retry, with the tick at which they are due at the latest."""
         self._order = itertools.count()
         self._in_flight: set[str] = set()
-        self._finished: collections.deque[float] = collections.deque()
-        """Ticks at which dispatches of the last minute ended."""
+        self._finished: collections.deque[float] = collections.deque()  # ticks, of the last minute
         # the bucket as one tick, at which it is full again: exact for any rate, and no tokens to round
         self._full_at = tick if rested else tick + limits.max_burst_size / limits.rate
 
@@ -168,16 +165,15 @@ class Schedule:
 
     def statistics(self, tick: float) -> Statistics:
         """The queue's figures now."""
-        while self._finished and self._finished[0] <= tick - 60:
-            self._finished.popleft()
         next_due = min((due for due, _ in self._waiting.values()), default=None)
+        last_minute = sum(at > tick - 60 for at in self._finished)
         rate = self._limits.max_dispatches_per_second
-        return Statistics(len(self), len(self._in_flight), len(self._finished), rate, next_due)
+        return Statistics(len(self), len(self._in_flight), last_minute, rate, next_due)
 
     def finish(self, task: str, tick: float = 0.0) -> None:
         """End a dispatch."""
         if task in self._in_flight:
             self._in_flight.remove(task)
             self._finished.append(tick)
-            if self._finished[0] <= tick - 60:
+            while self._finished[0] <= tick - 60:
                 self._finished.popleft()

@@ -10,6 +10,7 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from google.iam.v1 import policy_pb2
 
@@ -29,7 +30,6 @@ CREATE TABLE IF NOT EXISTS tasks (
 CREATE TABLE IF NOT EXISTS blocked_names (name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS operations (name TEXT PRIMARY KEY, message BLOB NOT NULL);
 """
-_LAYOUT = ("SELECT count(*) FROM sqlite_master", "PRAGMA user_version")
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,11 +61,10 @@ class Store:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        tables, version = (self._db.execute(sql).fetchone()[0] for sql in _LAYOUT)
+        tables, version = self._value("SELECT count(*) FROM sqlite_master"), self._value("PRAGMA user_version")
         if tables and version != _VERSION:
-            raise sqlite3.DatabaseError(
-                f"it was made by another version of the local cloud ({version}, not {_VERSION})"
-            )
+            text = f"it was made by another version of the local cloud ({version}, not {_VERSION})"
+            raise sqlite3.DatabaseError(text)
         self._db.executescript(_SCHEMA)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._after_commit: list[Callable[[], object]] = []
@@ -96,10 +95,15 @@ class Store:
         else:
             action()
 
+    def _value(self, query: str, *parameters: object) -> Any:  # noqa: ANN401 - as the table has it
+        """Returns the first column of the first row, or None."""
+        row = self._db.execute(query, parameters).fetchone()
+        return row and row[0]
+
     def fact(self, key: str) -> str | None:
         """Returns the value stored under `key`: the stack, the ports or the signing key."""
-        row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else None
+        value: str | None = self._value("SELECT value FROM facts WHERE key = ?", key)
+        return value
 
     def set_fact(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
@@ -126,8 +130,7 @@ class Store:
 
     def name_blocked(self, name: str, now: float) -> bool:
         """Whether a queue or task of this name existed too recently."""
-        row = self._db.execute("SELECT until FROM blocked_names WHERE name = ?", (name,)).fetchone()
-        return row is not None and bool(row[0] > now)
+        return bool(self._value("SELECT 1 FROM blocked_names WHERE name = ? AND until > ?", name, now))
 
     def forget_names(self, now: float) -> None:
         """Drop the names that are no longer blocked."""
@@ -135,8 +138,8 @@ class Store:
 
     def operation(self, name: str) -> bytes | None:
         """A google.longrunning.Operation, serialized."""
-        row = self._db.execute("SELECT message FROM operations WHERE name = ?", (name,)).fetchone()
-        return row and bytes(row[0])
+        message: bytes | None = self._value("SELECT message FROM operations WHERE name = ?", name)
+        return message
 
     def add_operation(self, name: str, message: bytes) -> None:
         self._db.execute("INSERT INTO operations VALUES (?, ?)", (name, message))
@@ -161,8 +164,7 @@ class Store:
 
     def open_tasks(self) -> int:
         """How many tasks there are, in all queues."""
-        count: int = self._db.execute("SELECT count(*) FROM tasks").fetchone()[0]
-        return count
+        return int(self._value("SELECT count(*) FROM tasks"))
 
     def add_task(self, task: StoredTask, now: float) -> bool:
         """Whether it was added: its name may be blocked. Raises sqlite3.IntegrityError where there is one already."""
@@ -190,9 +192,8 @@ class Store:
         """Remove every task of the queue and block their names."""
         with self.transaction():
             of_queue = "FROM tasks WHERE name > ? AND name < ?"
-            self._db.execute(
-                f"INSERT OR REPLACE INTO blocked_names SELECT name, ? {of_queue}", (blocked_until, *_tasks_of(queue))
-            )
+            block = f"INSERT OR REPLACE INTO blocked_names SELECT name, ? {of_queue}"
+            self._db.execute(block, (blocked_until, *_tasks_of(queue)))
             self._db.execute(f"DELETE {of_queue}", _tasks_of(queue))
 
 
