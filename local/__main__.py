@@ -30,6 +30,7 @@ from local.cloud_tasks.listener import Event
 from local.drill.drill import PHASES, Drill, DrillError
 from local.faults import MODES, Faults
 from local.lines import lines
+from local.logs import FILE, HANDLER, Log, read
 from local.preview import preview
 from local.program import PROJECT, ROOT, ProgramError, evaluate
 from local.program.declared import Declared, declared
@@ -51,8 +52,12 @@ def main() -> int:
     console = Console(stderr=True)
     if arguments.command == "drill":
         return _drill(arguments, Console())
-    logging.basicConfig(format="%(message)s", handlers=[ConsoleHandler(console)])
-    logging.getLogger("local").setLevel(logging.INFO)
+    if arguments.command == "logs":
+        return _logs(arguments, Console())
+    shown = Log(console)
+    logging.basicConfig(handlers=[shown])
+    for logger in ("local", HANDLER):
+        logging.getLogger(logger).setLevel(logging.INFO)
     logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings concern deployments
     overrides = dict(arguments.config)
     try:
@@ -62,6 +67,7 @@ def main() -> int:
             Console(width=500).print(*preview(arguments.stack, evaluation))
             return 0
         with open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
+            shown.open(folder)
             ports = ports_of(store, arguments.port)
             with listen(ports.service, "the service") as listener:
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -84,9 +90,10 @@ def main() -> int:
                     faults,
                     runtime,
                     report,
+                    folder.resolve() / FILE,
                     arguments.host or "",
                 )
-                return asyncio.run(_up(cloud, folder, report, arguments, console, started))
+                return asyncio.run(_up(cloud, folder, report, arguments, shown, console, started))
     except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
@@ -139,6 +146,17 @@ def _drill(arguments: argparse.Namespace, console: Console) -> int:
     return code
 
 
+def _logs(arguments: argparse.Namespace, console: Console) -> int:
+    file = (arguments.state or Path("local.env").resolve().parent) / FILE
+    try:
+        for line in read(file, arguments.order):
+            console.print(line, soft_wrap=True)
+    except OSError as error:
+        console.print(f"{error}: pass the --state of a local cloud", style="red", soft_wrap=True)
+        return 2
+    return 0
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local", description="The program's cloud on this machine.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -166,6 +184,9 @@ def _arguments() -> argparse.Namespace:
         help="override a setting of the stack's file; works for secrets too",
     )
     commands.add_parser("preview", parents=[stack], help="print the resources and outputs that the program declares")
+    logs = commands.add_parser("logs", help="print the log: one line a request")
+    logs.add_argument("--order", metavar="ID", help="of this order only")
+    logs.add_argument("--state", type=Path, metavar="DIR", help="(default: that of the local cloud of ./local.env)")
     up = commands.add_parser("up", parents=[stack], help="run what the program declares until Ctrl-C")
     up.add_argument("--orders", type=Path, metavar="FILE", help="send these orders: one JSON object a line")
     up.add_argument("--exit-when-idle", action="store_true", help="exit when no running queue has a task left")
@@ -218,7 +239,13 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 async def _up(
-    cloud: Cloud, folder: Path, report: Report, arguments: argparse.Namespace, console: Console, started: float
+    cloud: Cloud,
+    folder: Path,
+    report: Report,
+    arguments: argparse.Namespace,
+    shown: Log,
+    console: Console,
+    started: float,
 ) -> int:
     """Serves until a signal, or until all is done and nobody waits. Returns the exit code."""
     stop = asyncio.Event()
@@ -256,7 +283,7 @@ async def _up(
         elif not stop.is_set():
             with _local_env(cloud, folder) as source:
                 console.print(_next_commands(cloud, source), markup=False, highlight=False, soft_wrap=True)
-                logging.getLogger("handler").setLevel(logging.INFO)
+                shown.verbose = True
                 await stop.wait()
             log.info("Ending: waiting for the attempts in flight")
     return int(failed)
@@ -344,18 +371,6 @@ def _next_commands(cloud: Cloud, source: str) -> str:
         f"gcloud tasks list --queue={queue} --location={location}",
     ]
     return "\nServing until Ctrl-C. In another terminal:\n" + "".join(f"  {command}\n" for command in commands)
-
-
-class ConsoleHandler(logging.Handler):
-    """Prints log lines above the progress bar, without wrapping them. A handler's own lines are JSON."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else None
-        self._console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

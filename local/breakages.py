@@ -31,7 +31,12 @@ class Breakages:
         self._switches[name](broken)
         self._broken ^= {name}
         event = "broken" if broken else "mended"
-        log.warning("%s: %s on purpose", name, event, extra={"fields": {"event": event, "what": name}})
+        log.warning(
+            "%s %s",
+            name,
+            "is broken on purpose" if broken else "works again",
+            extra={"fields": {"event": event, "what": name}},
+        )
 
     def mend_all(self) -> None:
         for name in NAMES:

@@ -36,6 +36,7 @@ from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
 from local.identity import Identity, new_key
+from local.logs import Events
 from local.own_machine import ALSO_HOST, json_bodies, own_machine
 from local.program import ProgramError
 from local.program.declared import Declared
@@ -164,6 +165,7 @@ class Cloud:
     runtime: Runtime | RunningHandler
     listener: Listener
     """Receives each event of Cloud Tasks."""
+    log_file: Path
     also_host: str = ""
     """An address at which Cloud Tasks listens too."""
 
@@ -191,7 +193,7 @@ class Cloud:
             f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self.clock
         )
         dispatcher = Dispatcher(identity, self.clock, self.faults)
-        listeners = (dispatcher, self.listener)
+        listeners = (dispatcher, self.listener, Events(self._queue))
         self.tasks = CloudTasks(self.store, self.clock, identity.has, listeners, time.monotonic)
         self._declare_queues()
         batches = Batches(self.tasks, self.store, self.clock)
@@ -246,6 +248,9 @@ class Cloud:
             self.faults.actions["web app killed"] = web_app.kill
         scheduler = Scheduler(program.jobs, identity, self.clock, self.faults)
         await started.enter_async_context(scheduler.running())
+
+    def _queue(self, path: str) -> Message | None:
+        return self.tasks.queues[path].message if path in self.tasks.queues else None
 
     def _signing_key(self) -> str:
         """Returns the signing key of the state folder, so that tokens stay valid across restarts."""
@@ -358,6 +363,7 @@ class Cloud:
             "ORDER_TASKS_SERVICE_URL": at["service_url"],
             "ORDER_TASKS_INVOKER_EMAIL": at["invoker_email"],
             "ORDER_TASKS_DEAD_LETTER_QUEUE": at["dead_letter_queue"],
+            "ORDER_TASKS_LOG": str(self.log_file),
             "ORDER_TASKS_BREAKAGES_URL": f"{at['tasks_rest']}/breakages",
             **(
                 {"ORDER_TASKS_SHOP_URL": at["shop"], "ORDER_TASKS_DATABASE_URL": self.effects.database_url}

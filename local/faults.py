@@ -5,12 +5,16 @@ The seed determines the order of the draws. When each fault happens also depends
 
 import asyncio
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from local.journal import Journal
+
+log = logging.getLogger("local.faults")
 
 LATE_SECONDS = 25
 """Delay of a late answer; no caller waits so long."""
@@ -132,7 +136,7 @@ class Faults:
             # A moment later, so that it meets whatever the call has begun.
             asyncio.get_running_loop().call_later(self.delay(0.05), self._act, place, kind)
             return
-        self._log.add({"place": place, "kind": kind, "effect": effect, **fault_times()})
+        self._note({"place": place, "kind": kind, "effect": effect, **fault_times()})
         if kind == "clock jumped":
             self._clock_offset = self.delay(60) - 30
 
@@ -140,7 +144,11 @@ class Faults:
         times = fault_times(_LASTS.get(kind, 0.0))
         met = self.actions[kind]()
         if met is not None:
-            self._log.add({"place": place, "kind": kind, "runs": runs_of(met), **times})
+            self._note({"place": place, "kind": kind, "runs": runs_of(met), **times})
+
+    def _note(self, fault: dict[str, Any]) -> None:
+        self._log.add(fault)
+        log.warning("injected fault: %s: %s", fault["place"], fault["kind"], extra={"fields": {"event": "injected"}})
 
     def delay(self, longest: float) -> float:
         """Returns a random number of seconds, at most `longest`."""

@@ -8,6 +8,7 @@ The token is in X-Serverless-Authorization, or in Authorization if a request doe
 import asyncio
 import dataclasses
 import logging
+import re
 import secrets
 from collections.abc import Mapping
 
@@ -87,13 +88,13 @@ class FrontDoor:
             async with asyncio.timeout(self._service.timeout), self._instances.slot(body) as instance:
                 return await self._forward(request, body, instance)
         except NoInstanceError as error:
-            log.warning("%s for service %s: %s", error.status, self._service.name, error)
+            self._log(request, error.status, str(error))
             return web.Response(status=error.status, text="The request could not be served by an instance.\n")
         except TimeoutError:
-            log.warning("504 for service %s: no answer within %g s", self._service.name, self._service.timeout)
+            self._log(request, 504, f"no answer within {self._service.timeout:g} s")
             return web.Response(status=504, text="upstream request timeout\n")
         except aiohttp.ClientError as error:
-            log.warning("503 for service %s: the instance broke off: %s", self._service.name, error)
+            self._log(request, 503, f"the instance broke off: {error}")
             return web.Response(status=503, text="The request failed because the instance broke off.\n")
 
     def _refusal(self, request: web.Request) -> web.Response | None:
@@ -102,26 +103,30 @@ class FrontDoor:
             return None
         scheme, _, token = request.headers.get(_token_header(request), "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            log.warning("403 for service %s: the request has no token", self._service.name)
+            self._log(request, 403, "the request has no token")
             return _forbidden()
         try:
             email = self._identity.email(token, self._url, self._service.audiences)
         except InvalidTokenError as error:
-            log.warning("401 for service %s: %s (audience must be %s)", self._service.name, error, self._url)
+            self._log(request, 401, f"{error} (audience must be {self._url})")
             return web.Response(
                 status=401,
                 text="Unauthorized: the access token could not be verified.\n",
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         if self._service.invokers.isdisjoint((f"serviceAccount:{email}", "allAuthenticatedUsers")):
-            log.warning(
-                "403 for service %s: %s has no binding of roles/run.invoker; "
-                "declare a gcp.cloudrunv2.ServiceIamMember for it",
-                self._service.name,
-                email,
-            )
+            reason = f"{email} has no binding of roles/run.invoker; declare a gcp.cloudrunv2.ServiceIamMember for it"
+            self._log(request, 403, reason)
             return _forbidden()
         return None
+
+    def _log(self, request: web.Request, status: int, reason: str) -> None:
+        fields: dict[str, str | int] = {"status": status, "message": reason}
+        if task := request.headers.get("X-CloudTasks-TaskName"):
+            count = request.headers.get("X-CloudTasks-TaskRetryCount", "")
+            attempt = str(int(count) + 1) if re.fullmatch("[0-9]{1,9}", count) else "?"
+            fields |= {"queue": request.headers.get("X-CloudTasks-QueueName", ""), "task": task, "attempt": attempt}
+        log.warning("%d for service %s: %s", status, self._service.name, reason, extra={"fields": fields})
 
     async def _forward(self, request: web.Request, body: bytes, instance: str) -> web.Response:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP_BY_HOP}

@@ -191,8 +191,7 @@ class Instances:
         assert process.stdout is not None
         last = "none"
         async for line in lines(process.stdout):
-            last = line
-            _relay(line)
+            last = _relay(line)
         code = await process.wait()
         if instance.started is not None and instance.started.done():
             self._discard(instance)
@@ -268,14 +267,15 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
             os.killpg(process.pid, number)
 
 
-def _relay(line: str) -> None:
-    """Logs one line of a handler at the severity that it names."""
+def _relay(line: str) -> str:
+    """Logs one line of a handler at the severity that it names, and returns its message."""
     try:
         entry = json.loads(line)
         level = logging.getLevelNamesMapping().get(entry["severity"], logging.INFO)
     except (ValueError, TypeError, KeyError):
-        level = logging.WARNING  # not a log entry: a traceback, or a library's own output
-    handler_log.log(level, "%s", line)
+        level, entry = logging.WARNING, {}  # not a log entry: a traceback, or a library's own output
+    handler_log.log(level, "%s", line, extra={"fields": entry})
+    return str(entry.get("message", line))
 
 
 def _free_address(any_host: bool) -> tuple[str, int]:

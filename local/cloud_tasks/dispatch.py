@@ -110,10 +110,15 @@ class Dispatcher(Listener):
                 (status, reason), _ = await asyncio.gather(self._request(attempt), self._request(attempt))
             case _:
                 status, reason = await self._request(attempt)
-        if not 200 <= status < 300:
-            name = f"{attempt.queue.rpartition('/')[2]}/{attempt.task}"
-            answer = f"HTTP {status}" if status else "no answer"
-            log.warning("Attempt %d of task %s: %s%s", attempt.number, name, answer, reason and f": {reason}")
+        queue = attempt.queue.rpartition("/")[2]
+        answer = f"HTTP {status}" if status else "no answer"
+        fields = {"queue": queue, "task": attempt.task, "attempt": str(attempt.number), "status": status}
+        log.log(
+            logging.INFO if 200 <= status < 300 else logging.WARNING,
+            "Attempt %d of task %s/%s: %s%s",
+            *(attempt.number, queue, attempt.task, answer, reason and f": {reason}"),
+            extra={"fields": fields | {"message": reason or answer, "body": attempt.body}},
+        )
         while True:
             try:
                 return self._cloud_tasks.end_attempt(attempt, status)

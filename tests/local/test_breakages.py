@@ -1,18 +1,28 @@
 """What is broken on purpose is named in the log within ten seconds, and works again once it is mended."""
 
+import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.local.running import LocalCloud, request, running, wait_for
+from local.logs import FILE, read
+from tests.local.running import PATIENCE, LocalCloud, request, running, wait_for
 
 SECONDS = 10
 
 
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[LocalCloud]:
-    with running("--break", "warehouse", "--config", "minBackoffSeconds=0.1") as cloud:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def cloud(state: Path) -> Iterator[LocalCloud]:
+    with running("--state", str(state), "--break", "warehouse", "--config", "minBackoffSeconds=0.1") as cloud:
         yield cloud
 
 
@@ -31,20 +41,43 @@ def test_the_command_line_breaks_and_calls_switch(cloud: LocalCloud) -> None:
     assert switch(cloud, mail=False) == (200, whole)
 
 
+def send(cloud: LocalCloud, order: str, action: str) -> None:
+    sent = cloud.producer("--order-id", order, "--email", "ada@example.com", "--action", action)
+    assert sent.returncode == 0, sent.stderr
+
+
+def shown(state: Path, order: str | None = None) -> str:
+    return "\n".join(line.plain for line in read(state / FILE, order))
+
+
 @pytest.mark.parametrize(
     ("what", "cause"),
     [
-        ("mail", "The mail server refused the message: 451"),
-        ("warehouse", "The warehouse answered 500"),
+        ("mail", "The mail server refused the message: 451 [broken on purpose: mail]"),
+        ("warehouse", "The warehouse answered 500 [broken on purpose: warehouse]"),
         ("database", "The database is away, read-only or too slow"),
-        ("handler", "the handler is broken on purpose"),
+        ("handler", "HTTP 503     the handler is broken on purpose"),
     ],
 )
-def test_the_log_names_the_cause_until_it_is_mended(cloud: LocalCloud, what: str, cause: str) -> None:
+def test_the_log_names_the_cause_until_it_is_mended(cloud: LocalCloud, state: Path, what: str, cause: str) -> None:
+    order = f"ORD-{what}"
     assert switch(cloud, **{what: True})[0] == 200
-    action = "notify_warehouse" if what == "warehouse" else "send_confirmation"
-    sent = cloud.producer("--order-id", f"ORD-{what}", "--email", "ada@example.com", "--action", action)
-    assert sent.returncode == 0, sent.stderr
-    wait_for(lambda: any(cause in line for line in cloud.log), lambda: "\n".join(cloud.log), SECONDS)
+    send(cloud, order, "notify_warehouse" if what == "warehouse" else "send_confirmation")
+    wait_for(lambda: cause in shown(state, order), lambda: shown(state), SECONDS)
     assert switch(cloud, **{what: False})[0] == 200
-    wait_for(lambda: f"ORD-{what}" in str(cloud.orders()), lambda: "\n".join(cloud.log))
+    wait_for(lambda: "done" in shown(state, order), lambda: shown(state))
+
+
+def test_the_log_names_a_paused_queue_and_a_message_that_nobody_knows(cloud: LocalCloud, state: Path) -> None:
+    queue = f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}"
+    assert request(f"{queue}:pause", b"{}")[0] == 200
+    wait_for(lambda: "The queue cloud-run-tasks is paused" in shown(state), lambda: shown(state), SECONDS)
+    body = base64.b64encode(b'{"orderId": "ORD-dance", "action": "dance"}').decode()
+    task = {"task": {"httpRequest": {"url": "https://handler.invalid", "body": body}}}
+    assert request(f"{queue}/tasks", json.dumps(task).encode())[0] == 200
+    assert request(f"{queue}:resume", b"{}")[0] == 200
+    wait_for(lambda: "Unknown action: dance: replay " in shown(state, "ORD-dance"), lambda: shown(state), SECONDS)
+    command = [sys.executable, "-m", "local", "logs", "--order", "ORD-dance", "--state", str(state)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert "1 of 5  dead letter  Unknown action: dance" in run.stdout
+    assert "ORD-mail" not in run.stdout

@@ -54,7 +54,9 @@ async def start(program: Declared, store: Store, folder: Path, ports: Ports) -> 
     with listen(0, "the service") as listener:
         runtime = Processes(ROOT / "handler")
         effects = Effects(folder, faults)
-        cloud = Cloud(program, store, listener, ports, time.time, effects, faults, runtime, Listener())
+        cloud = Cloud(
+            program, store, listener, ports, time.time, effects, faults, runtime, Listener(), folder / "log.jsonl"
+        )
         async with cloud:
             assert len(open_sockets()) == 7
         assert len(asyncio.all_tasks()) == 1
