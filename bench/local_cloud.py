@@ -301,7 +301,7 @@ def _time_dispatches(tasks: CloudTasks) -> float:
 def _time_start() -> float:
     """Returns the seconds until a new local cloud prints its addresses."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "local", "up", "--json"]
+    command = [sys.executable, "-m", "local", "up", "--json", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline()

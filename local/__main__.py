@@ -37,8 +37,8 @@ from local.program.declared import Declared, declared
 from local.program.local_stack import local_configuration, needed_variables
 from local.report import Report
 from local.sinks.effects import Effects
-from local.sinks.shop import order_ids
-from local.state import StateError, open_state, ports_of
+from local.sinks.shop import orders_of
+from local.state import DEFAULT_PORT, StateError, open_state, ports_of, reset
 from local.streams import keep_open
 
 log = logging.getLogger("local")
@@ -52,8 +52,8 @@ def main() -> int:
     console = Console(stderr=True)
     if arguments.command == "drill":
         return _drill(arguments, Console())
-    if arguments.command == "logs":
-        return _logs(arguments, Console())
+    if arguments.command in ("logs", "reset"):
+        return (_logs if arguments.command == "logs" else _reset)(arguments, Console())
     shown = Log(console)
     logging.basicConfig(handlers=[shown])
     for logger in ("local", HANDLER):
@@ -157,6 +157,16 @@ def _logs(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _reset(arguments: argparse.Namespace, console: Console) -> int:
+    try:
+        for folder in reset(arguments.state):
+            console.print(f"Deleted the state in {folder}", soft_wrap=True)
+    except StateError as error:
+        console.print(f"error: {error}", style="red", soft_wrap=True)
+        return 2
+    return 0
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local", description="The program's cloud on this machine.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -184,6 +194,8 @@ def _arguments() -> argparse.Namespace:
         help="override a setting of the stack's file; works for secrets too",
     )
     commands.add_parser("preview", parents=[stack], help="print the resources and outputs that the program declares")
+    again = commands.add_parser("reset", help="delete the state of a local cloud that has ended")
+    again.add_argument("--state", type=Path, metavar="DIR", help="(default: what those without --state have left)")
     logs = commands.add_parser("logs", help="print the log: one line a request")
     logs.add_argument("--order", metavar="ID", help="of this order only")
     logs.add_argument("--state", type=Path, metavar="DIR", help="(default: that of the local cloud of ./local.env)")
@@ -192,7 +204,12 @@ def _arguments() -> argparse.Namespace:
     up.add_argument("--exit-when-idle", action="store_true", help="exit when no running queue has a task left")
     up.add_argument("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     up.add_argument("--state", type=Path, metavar="DIR", help="keep tasks and ports in DIR (default: a new folder)")
-    up.add_argument("--port", type=int, default=0, metavar="N", help="listen on N to N+3 (default: free ports)")
+    up.add_argument(
+        "--port",
+        type=int,
+        metavar="N",
+        help=f"listen on N to N+3, or for 0 on free ports (default: {DEFAULT_PORT}, or the next ten that are free)",
+    )
     up.add_argument("--host", type=_address, metavar="IP", help="Cloud Tasks listens on IP too, for containers")
     up.add_argument(
         "--database-url", default="", metavar="URL", help="use this PostgreSQL instead of SQLite in the state folder"
@@ -217,8 +234,8 @@ def _arguments() -> argparse.Namespace:
         parser.error("--orders must be at least 1")
     if arguments.command != "up":
         return arguments
-    if not 0 <= arguments.port <= 65532:
-        parser.error("--port must be from 1 to 65532")
+    if not 0 <= (arguments.port or 0) <= 65532:
+        parser.error("--port must be from 0 to 65532")
     if arguments.orders and not arguments.orders.is_file():
         parser.error(f"--orders: {arguments.orders} is not a file of orders")
     return arguments
@@ -267,13 +284,16 @@ async def _up(
         gc.enable()
         log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
         if arguments.orders:
-            committed = await cloud.commit(order_ids(arguments.orders))
+            orders, expected = orders_of(arguments.orders)
+            committed = await cloud.commit(orders)
             _break(cloud, arguments.broken)
-            with report.bar():
+            with report.bar(expected):
                 failed = await _send(arguments.orders, cloud, stop) != 0
+                if unsent := stop.is_set() and expected - report.total(Event.CREATED):
+                    log.warning("Interrupted: %d of %d tasks were never created; send the file again", unsent, expected)
                 await _idle(cloud, stop)
-            dead_letters = cloud.dead_letters()
-            console.print(report.table(dead_letters, cloud.effects.done(needed_variables(), committed)))
+            effects = cloud.effects.done(needed_variables(), committed)
+            console.print(report.table(cloud.dead_letters(), effects, *cloud.waiting()))
         else:
             _break(cloud, arguments.broken)
             if arguments.exit_when_idle:

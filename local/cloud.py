@@ -82,6 +82,7 @@ def listen(port: int, what: str, host: str = "127.0.0.1") -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(128)  # a port that is only bound could be taken by another process
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -325,6 +326,11 @@ class Cloud:
             return False
         await asyncio.to_thread(self.effects.shop.commit, orders)
         return True
+
+    def waiting(self) -> tuple[int, bool]:
+        """Returns the number of tasks in the program's queue, and whether it is paused."""
+        schedule = self.tasks.queues[self.program.exports["queue"]].schedule
+        return len(schedule), schedule.paused
 
     def dead_letters(self) -> list[Message]:
         """Returns all tasks of the dead-letter queue."""

@@ -2,17 +2,29 @@
 
 import collections
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from local.cloud_tasks.listener import Event, Listener
 from local.cloud_tasks.messages import Message
+from local.logs import order_of
+
+_OTHER = "(other)"
+"""Instead of an action, for a body that names none."""
+_REFRESH_SECONDS = 0.1
 
 
 class Report(Listener):
@@ -31,15 +43,15 @@ class Report(Listener):
             return
         self._last = self._clock()
         self._first = self._first or self._last
-        self._counts[_action(task)][event] += 1
+        self._counts[order_of(task.http_request.body).get("action", _OTHER)][event] += 1
         self._changed()
 
     def total(self, event: Event) -> int:
         return sum(counts[event] for counts in self._counts.values())
 
     @contextlib.contextmanager
-    def bar(self) -> Iterator[None]:
-        """Shows how many of the created tasks are settled, on a terminal only."""
+    def bar(self, expected: int) -> Iterator[None]:
+        """Shows how many of the expected tasks are settled, on a terminal only."""
         with Progress(
             SpinnerColumn(),
             TextColumn("tasks"),
@@ -47,32 +59,41 @@ class Report(Listener):
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         ) as progress:
-            bar = progress.add_task("tasks", total=None, detail="")
+            bar = progress.add_task("tasks", total=expected, detail="")
+            shown_at = 0.0
 
             def show() -> None:
-                progress.update(
-                    bar,
-                    total=self.total(Event.CREATED),
-                    completed=self.total(Event.PROCESSED) + self.total(Event.GONE),
-                    detail=f"{self.total(Event.RETRIED)} retried",
-                )
+                nonlocal shown_at
+                if self._clock() - shown_at < _REFRESH_SECONDS:
+                    return
+                shown_at = self._clock()
+                detail = f"{progress.tasks[bar].speed or 0:.0f}/s, {self.total(Event.RETRIED)} retried"
+                progress.update(bar, completed=self.settled(), detail=detail)
 
             self._changed = show
             try:
                 yield
             finally:
                 self._changed = lambda: None
+                progress.update(bar, completed=self.settled())
 
-    def table(self, dead_letters: Iterable[Message], effects: Mapping[str, int]) -> Table:
+    def settled(self) -> int:
+        return self.total(Event.PROCESSED) + self.total(Event.GONE)
+
+    def table(self, dead_letters: Iterable[Message], effects: Mapping[str, int], waiting: int, paused: bool) -> Table:
         """Returns the counts, one row for each action and one for all.
 
-        `effects`: action -> number of effects, for the actions whose effects are known."""
-        dead = collections.Counter(map(_action, dead_letters))
-        settled = self.total(Event.PROCESSED) + self.total(Event.GONE)
-        caption = f"{settled} settled in {self._last - self._first:.1f} s"
+        `effects`: action -> number of effects, for the actions whose effects are known. `waiting`: tasks that the
+        queue still has."""
+        dead = collections.Counter(order_of(task.http_request.body).get("action", _OTHER) for task in dead_letters)
+        caption = f"{self.settled()} settled in {self._last - self._first:.1f} s"
+        if waiting:
+            caption += f"; {waiting} wait" + (": the queue is PAUSED" if paused else "")
         table = Table(title="Tasks by action", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("action", no_wrap=True)
         for column in ("created", "processed", "effects", "retried", "dead\nletters", "gone"):
@@ -94,11 +115,3 @@ class Report(Listener):
         table.add_section()
         table.add_row("all", *(str(sum(filter(None, column))) for column in list(zip(*rows, strict=True))[1:]))
         return table
-
-
-def _action(task: Message) -> str:
-    """Returns the order's action, or `(other)` if the body contains none."""
-    try:
-        return str(json.loads(task.http_request.body)["action"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "(other)"

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from local.cloud import Ports
+from local.cloud import Ports, PortTakenError, listen
 from local.cloud_tasks.store import Store
 
 log = logging.getLogger("local")
@@ -23,15 +23,19 @@ class StateError(Exception):
     """The state folder cannot be used; the message says what to do."""
 
 
+DEFAULT_PORT = 8123
+_PREFIX, _STORE = "cloud-run-tasks-", "state.sqlite"
+
+
 @contextlib.contextmanager
 def open_state(folder: Path | None, stack: str) -> Iterator[tuple[Path, Store]]:
     """Open the state of `stack` in `folder`, or in a new one, which is deleted at the end unless tasks are left."""
     os.umask(0o077)
-    path = folder or Path(tempfile.mkdtemp(prefix="cloud-run-tasks-"))
+    path = folder or Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
         path.mkdir(parents=True, exist_ok=True)
         _close_to_others(path)
-        store = Store(path / "state.sqlite")
+        store = Store(path / _STORE)
     except (OSError, sqlite3.DatabaseError) as error:
         locked = "end the local cloud that uses it, or " if "locked" in str(error) else ""
         raise StateError(f"the state folder {path} cannot be opened: {error}; {locked}choose another --state") from None
@@ -57,11 +61,35 @@ def _close_to_others(path: Path) -> None:
         file.chmod(0o600)
 
 
-def ports_of(store: Store, first: int) -> Ports:
-    """Returns the stored ports, since tasks contain them, or else ports from `first` on. 0: free ports."""
+def reset(folder: Path | None) -> list[Path]:
+    """Deletes the state in a folder, or what local clouds without --state have left. Returns the folders.
+
+    Raises StateError if a local cloud uses one, or if the folder has no state."""
+    found = [folder] if folder else sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+    if folder and not (folder / _STORE).exists():
+        raise StateError(f"{folder} is not the state folder of a local cloud: it has no {_STORE}")
+    for path in found:
+        try:
+            Store(path / _STORE).close()
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise StateError(f"the state folder {path} is not deleted: {error}; end the local cloud first") from None
+        for name in ("mails.jsonl", "calls.jsonl", "faults.jsonl", "log.jsonl", "local.env"):
+            (path / name).unlink(missing_ok=True)
+        for file in path.glob(f"{_STORE}*"):
+            file.unlink()
+        shutil.rmtree(path / "database", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.rmdir()  # unless it has files of its owner
+    return found
+
+
+def ports_of(store: Store, first: int | None) -> Ports:
+    """Returns the stored ports, since tasks contain them, or else ports from `first` on. 0: free ports.
+
+    None: the default ports, or the first free ones of those ten, twenty, ... higher."""
     known = store.fact("ports")
     if known is None:
-        return Ports.from_first(first)
+        return Ports.from_first(_first_free() if first is None else first)
     ports = Ports(**json.loads(known))
     if first and ports != Ports.from_first(first):
         raise StateError(
@@ -69,3 +97,14 @@ def ports_of(store: Store, first: int) -> Ports:
             "leave out --port, or choose another --state"
         )
     return ports
+
+
+def _first_free() -> int:
+    for first in range(DEFAULT_PORT, DEFAULT_PORT + 100, 10):
+        with contextlib.ExitStack() as taken, contextlib.suppress(PortTakenError):
+            for port in range(first, first + 4):
+                taken.enter_context(listen(port, "this local cloud"))
+            if first != DEFAULT_PORT:
+                log.warning("Port %d is in use, by another local cloud?: listening from %d on", DEFAULT_PORT, first)
+            return first
+    return 0

@@ -34,6 +34,7 @@ from local.faults import FROZEN_SECONDS, POISON, Faults, fault_times
 from local.journal import Journal
 from local.program import ROOT
 from local.sinks.effects import Effects
+from local.sinks.shop import TASKS_PER_ORDER
 
 SHORTER_WAITS = {
     "maxDispatchesPerSecond": "200",
@@ -42,7 +43,6 @@ SHORTER_WAITS = {
     # Several handlers, so that one that is frozen or killed does not take all tasks with it.
     "containerConcurrency": "5",
 }
-TASKS_PER_ORDER = 3
 KILL_EVERY_SECONDS = (5.0, 15.0)
 """Shortest and longest time until the local cloud is killed."""
 DATABASE_FAULT_SECONDS = (0.5, 8.0)
@@ -183,8 +183,8 @@ class Drill:
         with (self._folder / "cloud.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "local", "up", "--stack", "prod", "--json", "--state", str(self._folder)),
-                *("--database-url", self._database_url, *settings, *arguments),
+                *("-m", "local", "up", "--stack", "prod", "--json", "--port", "0"),
+                *("--state", str(self._folder), "--database-url", self._database_url, *settings, *arguments),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )

@@ -11,6 +11,8 @@ import sqlalchemy as sql
 STOCK = 10
 """Initial stock of each item. Each order has its own item, so that one error cannot hide another."""
 
+TASKS_PER_ORDER = 3
+"""Of an order that names no action."""
 NOTEBOOK = "notebook"
 """The item of the shop's orders that name none."""
 NOTEBOOKS = 1_000_000
@@ -132,16 +134,21 @@ def item_of(order: str) -> str:
     return f"SKU-{order}"
 
 
-def order_ids(file: Path) -> list[str]:
-    """Returns the ids of the orders in a file whose tasks are created directly, since each names its action.
+def orders_of(file: Path) -> tuple[list[str], int]:
+    """Returns the ids of the orders in a file whose tasks are created directly, since each names its action, and the
+    number of tasks of all its orders.
 
     Skips lines that are not orders: the producer reports them."""
-    found = []
-    for line in file.read_bytes().splitlines():
-        try:
-            order = json.loads(line)
+    found, tasks = [], 0
+    with file.open("rb") as lines:
+        for line in lines:
+            try:
+                order = json.loads(line)
+                if not isinstance(order["orderId"], str):
+                    continue
+            except (ValueError, TypeError, KeyError):
+                continue
             if "action" in order:
                 found.append(order["orderId"])
-        except (ValueError, TypeError, KeyError):
-            continue
-    return [order for order in found if isinstance(order, str)]
+            tasks += 1 if "action" in order else TASKS_PER_ORDER
+    return found, tasks

@@ -81,7 +81,7 @@ def wait_for(condition: Callable[[], object], otherwise: Callable[[], str], seco
 def running(*arguments: str, root: Path = ROOT) -> Iterator[LocalCloud]:
     """A local cloud of the checkout in `root`, ended with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "local", "up", "--json", *arguments],
+        [sys.executable, "-m", "local", "up", "--json", "--port", "0", *arguments],
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -123,7 +123,7 @@ def end(process: subprocess.Popen[str]) -> None:
 def up(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """A local cloud that ends by itself."""
     return subprocess.run(
-        [sys.executable, "-m", "local", "up", *arguments],
+        [sys.executable, "-m", "local", "up", "--port", "0", *arguments],
         cwd=root,
         capture_output=True,
         text=True,

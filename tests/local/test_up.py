@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks import transports
 from yarl import URL
 
+from local.cloud_tasks.store import Store
 from local.program import ROOT
+from local.state import StateError, open_state, ports_of, reset
 from tests.local.running import (
     PATIENCE,
     LocalCloud,
@@ -412,10 +415,38 @@ def test_a_port_in_use_is_refused_and_named() -> None:
     assert re.search(rf"port {port}, for .+, is in use: end what uses it, or start with another --port", run.stderr)
 
 
-def test_a_state_folder_in_use_is_refused(cloud: LocalCloud, state: Path) -> None:
+def test_the_default_ports_have_a_second_choice_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1] - 2  # one of the four is enough
+        monkeypatch.setattr("local.state.DEFAULT_PORT", first)
+        with closing(Store(tmp_path / "state.sqlite")) as store:
+            ports = ports_of(store, None)
+            assert (ports.tasks_grpc - first) % 10 == 0 < ports.tasks_grpc - first
+            assert f"Port {first} is in use" in caplog.text
+            assert f"listening from {ports.tasks_grpc} on" in caplog.text
+            assert ports_of(store, 0).tasks_grpc == 0
+
+
+def test_a_state_folder_in_use_is_refused_and_not_reset(cloud: LocalCloud, state: Path) -> None:
     run = up("--state", str(state))
     assert run.returncode == 2
     assert f"the state folder {state} cannot be opened: database is locked" in run.stderr
+    with pytest.raises(StateError, match="end the local cloud first"):
+        reset(state)
+    assert (state / "state.sqlite").exists()
+
+
+def test_reset_deletes_the_state_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="not the state folder of a local cloud"):
+        reset(tmp_path)
+    (tmp_path / "orders.jsonl").touch()
+    with open_state(tmp_path, "dev"):
+        (tmp_path / "mails.jsonl").touch()
+        (tmp_path / "database").mkdir()
+    assert reset(tmp_path) == [tmp_path]
+    assert [file.name for file in tmp_path.iterdir()] == ["orders.jsonl"]
 
 
 def test_wrong_settings_and_secrets_end_the_start_and_are_named_without_the_secret() -> None:
