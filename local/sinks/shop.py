@@ -142,13 +142,12 @@ def orders_of(file: Path) -> tuple[list[str], int]:
     found, tasks = [], 0
     with file.open("rb") as lines:
         for line in lines:
-            try:
+            with contextlib.suppress(ValueError, TypeError):
                 order = json.loads(line)
-                if not isinstance(order["orderId"], str):
+                if "action" not in order:
+                    tasks += TASKS_PER_ORDER if "orderId" in order else 0
                     continue
-            except (ValueError, TypeError, KeyError):
-                continue
-            if "action" in order:
-                found.append(order["orderId"])
-            tasks += 1 if "action" in order else TASKS_PER_ORDER
+                tasks += 1
+                if isinstance(order.get("orderId"), str):
+                    found.append(order["orderId"])
     return found, tasks

@@ -56,5 +56,5 @@ def test_the_bar_knows_its_total_from_the_start_and_the_rate(report: Report, pri
 
 def test_a_file_s_tasks_are_counted_before_they_are_sent(tmp_path: Path) -> None:
     file = tmp_path / "orders.jsonl"
-    file.write_text('{"orderId": "A"}\n{"orderId": "B", "action": "x"}\n{cut off\n[]\n{"orderId": 3}\n')
-    assert orders_of(file) == (["B"], 4)
+    file.write_text('{"orderId": "A"}\n{"orderId": "B", "action": "x"}\n{"action": "x"}\n{cut off\n[]\n3\n{}\n')
+    assert orders_of(file) == (["B"], 5)
