@@ -29,7 +29,7 @@ def find(args: argparse.Namespace, clock: Clock) -> int:
     with _operations(args, clock) as operations:
         story = operations.story(args.order)
     _print_json(story) if args.json else show_story(story, clock.now())
-    return 0 if story.summary else 1
+    return 0 if story.is_known else 1
 
 
 def pause(args: argparse.Namespace, clock: Clock) -> int:
@@ -85,13 +85,13 @@ def cancel(args: argparse.Namespace, clock: Clock) -> int:
     with _operations(args, clock) as operations:
         story = operations.story(args.order)
         show_story(story, clock.now())
-        if not story.summary or not _confirm(args, "Cancel what is open of it?"):
+        if not story.is_known or not _confirm(args, "Cancel what is open of it?"):
             return 1
         operations.cancel(story)
         left = operations.story(args.order)
     if left.ledger is None:
         sys.stdout.write("No database was given: a task that runs already, or is created later, is not prevented\n")
-    sys.stdout.write(f"Now: {left.summary or 'nothing'}\n")
+    sys.stdout.write(f"Now: {left.summary}\n")
     return 0 if {row.state for row in left.ledger or ()} <= {"cancelled"} else 1
 
 

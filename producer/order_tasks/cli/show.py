@@ -53,7 +53,7 @@ def show_situation(situation: Situation) -> None:
 
 
 def show_story(story: Story, now: datetime) -> None:
-    write(f"{story.order_id}: {story.summary or 'nothing is known of it'}")
+    write(f"{story.order_id}: {story.summary}")
     if story.outbox is None:
         write("Neither outbox nor ledger was read: ORDER_TASKS_DATABASE_URL is not set.")
     _section("queue", [_task(task, now) for task in story.tasks])

@@ -21,8 +21,9 @@ _READABLE = 30
 @dataclass(frozen=True, slots=True)
 class Story:
     order_id: str
+    is_known: bool
+    """Whether a queue or the database knows the order."""
     summary: str
-    """Empty if neither queue nor database knows the order."""
     tasks: tuple[Entry, ...]
     dead_letters: tuple[Entry, ...]
     outbox: "tuple[OutboxRow, ...] | None"
@@ -49,9 +50,10 @@ def tell(queues: Queues, log: HandlerLog, database: "Database | None", order_id:
         *("refused in the outbox" if row.refused else "in the outbox" for row in outbox or ()),
         *(row.state for row in ledger or ()),
     ]
-    summary = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    nothing = f"Nothing of this order is in the queues{' or in the database' if database else ''}"
     command, url = log.command(order_id), log.url(order_id)
-    return Story(order_id, summary, tasks, letters, outbox, ledger, lines, command, url, trouble)
+    return Story(order_id, bool(states), counts or nothing, tasks, letters, outbox, ledger, lines, command, url, trouble)
 
 
 def tasks_of(queues: Queues, order_id: str) -> Iterator[Entry]:
