@@ -35,7 +35,7 @@ _MIN_DIGITS = 6
 
 
 class Operations:
-    """Raises GoogleAPIError, and with a database SQLAlchemyError. Close it, or use it as a context manager."""
+    """Raises GoogleAPIError, and with a database OSError. Close it, or use it as a context manager."""
 
     def __init__(self, config: Config, database_url: str | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         """Raises ConfigError if the database's URL cannot be used."""

@@ -4,12 +4,13 @@ Needs SQLAlchemy.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import Connection, bindparam, column, create_engine, inspect, or_, select, table, text
+from sqlalchemy import Connection, Text, column, create_engine, delete, inspect, or_, select, table, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from order_tasks.errors import ConfigError
@@ -23,7 +24,7 @@ NOW = {
 }
 """The database's clock in epoch seconds, by SQLAlchemy's name of the database."""
 
-_OUTBOX = table("outbox", *map(column, ("task_id", "body", "due", "added_at", "refused")))
+_OUTBOX = table("outbox", column("task_id", Text), *map(column, ("body", "due", "added_at", "refused")))
 _EFFECTS = table("effects", *map(column, ("action", "token", "claimed_until", "done_at", "order_id")))
 _CANCELLED = "cancelled"
 """The handler answers `cancelled` to a task whose row in the ledger has this token."""
@@ -63,7 +64,7 @@ class LedgerRow:
 
 
 class Database:
-    """Raises SQLAlchemyError if the database does not answer."""
+    """Raises OSError if the database does not answer, or is another one."""
 
     def __init__(self, url: str) -> None:
         """Raises ConfigError if the URL cannot be used."""
@@ -81,7 +82,7 @@ class Database:
 
     def rows(self, order_id: str) -> tuple[tuple[OutboxRow, ...], tuple[LedgerRow, ...]]:
         """An order's rows in the outbox and in the ledger. A table that is missing has none."""
-        with self.engine.connect() as connection:
+        with self._transaction() as connection:
             tables = set(inspect(connection).get_table_names())
             outbox = _outbox(connection, order_id) if "outbox" in tables else ()
             return outbox, self._ledger(connection, order_id) if "effects" in tables else ()
@@ -91,14 +92,21 @@ class Database:
 
         An effect that is done or running stays as it is.
         """
-        with self.engine.begin() as connection:
+        with self._transaction() as connection:
             rows = _outbox(connection, order_id)
-            deleting = text("DELETE FROM outbox WHERE task_id IN :ids").bindparams(bindparam("ids", expanding=True))
-            connection.execute(deleting, {"ids": [row.task_id for row in rows]})
+            connection.execute(delete(_OUTBOX).where(_OUTBOX.c.task_id.in_([row.task_id for row in rows])))
             # Sorted, so that two transactions never wait for each other.
             noted = sorted({*effects, *(row.effect for row in rows if row.effect)})
             statement = text(_CANCEL.format(now=self.now))
             connection.execute(statement, [{"order_id": order_id, "effect": each} for each in noted])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise OSError(f"the order database: {error}") from error
 
     def _ledger(self, connection: Connection, order_id: str) -> tuple[LedgerRow, ...]:
         now = connection.execute(text(f"SELECT {self.now}")).scalar_one()
@@ -118,7 +126,7 @@ def _outbox(connection: Connection, order_id: str) -> tuple[OutboxRow, ...]:
     written = {json.dumps(order_id, ensure_ascii=escaped)[1:-1] for escaped in (True, False)}
     bodies = or_(*(_OUTBOX.c.body.contains(order, autoescape=True) for order in written))
     found = []
-    for row in connection.execute(select(_OUTBOX).where(bodies).order_by(_OUTBOX.c.added_at)):
+    for row in connection.execute(select(_OUTBOX).where(bodies).order_by(_OUTBOX.c.added_at, _OUTBOX.c.task_id)):
         message = read_message(row.body)
         if message.get("orderId") == order_id:
             due = None if row.due is None else datetime.fromtimestamp(row.due, UTC)

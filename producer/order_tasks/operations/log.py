@@ -56,7 +56,8 @@ class HandlerLog:
     def failures(self, since: datetime) -> Lines:
         """The latest lines about failed attempts."""
         found = self._read(self.command(since=since))
-        return found._replace(lines=[line for line in found.lines if line.severity != "INFO" and line.time >= since])
+        failed = [line for line in found.lines if line.task and line.severity != "INFO" and line.time >= since]
+        return found._replace(lines=failed)
 
     def of_order(self, order_id: str) -> Lines:
         """The latest lines about an order."""

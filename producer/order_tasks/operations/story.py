@@ -53,7 +53,9 @@ def tell(queues: Queues, log: HandlerLog, database: "Database | None", order_id:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     nothing = f"Nothing of this order is in the queues{' or in the database' if database else ''}"
     command, url = log.command(order_id), log.url(order_id)
-    return Story(order_id, bool(states), counts or nothing, tasks, letters, outbox, ledger, lines, command, url, trouble)
+    return Story(
+        order_id, bool(states), counts or nothing, tasks, letters, outbox, ledger, lines, command, url, trouble
+    )
 
 
 def tasks_of(queues: Queues, order_id: str) -> Iterator[Entry]:
