@@ -98,9 +98,11 @@ class Config:
         """Read what `pulumi stack output --json` or `python -m local up --json` prints. Other keys are ignored.
 
         The latter contains the local cloud's address; with a stack's outputs, CLOUD_TASKS_EMULATOR_HOST is used. The
-        output dead_letter_queue is required only with `dead_letters`.
+        output dead_letter_queue is required only with `dead_letters`. The queue adds the handler's address and the
+        token: a stack names its invoker also where producers may not act as it.
         """
-        values = {field: outputs.get(field) for field in _VARIABLES}
+        of_queue = {"service_url": None, "invoker_email": None}
+        values: dict[str, object] = {field: outputs.get(field) for field in _VARIABLES} | of_queue
         if _EMULATOR_OUTPUT in outputs:
             values["emulator_host"] = outputs[_EMULATOR_OUTPUT]
             return cls._checked(values, _IN_LOCAL_OUTPUTS, dead_letters)

@@ -16,13 +16,13 @@ LOCAL = {**OUTPUTS, "service_url": "http://127.0.0.1:8080", "tasks_grpc": "127.0
 DEAD_LETTER_QUEUE = f"{OUTPUTS['queue']}-dead-letters"
 
 
-def test_environment_and_outputs_say_the_same() -> None:
-    assert Config.from_environment(ENVIRONMENT) == Config.from_outputs({**OUTPUTS, "image": "ignored"}, {})
+def test_outputs_name_an_invoker_that_producers_need_not_act_as() -> None:
+    config = Config.from_outputs({**OUTPUTS, "image": "ignored"}, {})
+    assert config == Config.from_environment({"ORDER_TASKS_QUEUE": OUTPUTS["queue"]})
 
 
 def test_the_line_of_a_local_cloud_is_enough() -> None:
-    config = Config.from_outputs(LOCAL, {"CLOUD_TASKS_EMULATOR_HOST": "other:1"})
-    assert (config.emulator_host, config.service_url) == ("127.0.0.1:8123", "http://127.0.0.1:8080")
+    assert Config.from_outputs(LOCAL, {"CLOUD_TASKS_EMULATOR_HOST": "other:1"}).emulator_host == "127.0.0.1:8123"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8123", "localhost:1", "[::1]:65535", "cloud-tasks:8123", ""])
@@ -40,7 +40,6 @@ def test_the_audience_has_no_trailing_slash() -> None:
 def test_the_queue_alone_is_enough() -> None:
     for config in (Config.from_environment({"ORDER_TASKS_QUEUE": OUTPUTS["queue"]}), Config(OUTPUTS["queue"])):
         assert (config.service_url, config.invoker_email) == (None, None)
-    assert Config.from_outputs({"queue": OUTPUTS["queue"], "service_url": OUTPUTS["service_url"]}, {}).service_url
 
 
 def errors(variables: dict[str, str], **options: bool) -> list[str]:
@@ -92,10 +91,10 @@ def test_an_invalid_variable_is_named_with_its_value_and_remedy(variable: str, v
 
 
 def test_outputs_are_named_as_outputs() -> None:
-    assert output_errors({**OUTPUTS, "queue": 7, "service_url": None}) == [
+    assert output_errors({**OUTPUTS, "queue": 7, "dead_letter_queue": 8}) == [
         "output queue is 7, not projects/P/locations/L/queues/Q: run `pulumi stack output queue` in a deployed stack",
-        "output service_url is missing, and the invoker's tokens need it as their audience: "
-        "run `pulumi stack output service_url` in a deployed stack",
+        "output dead_letter_queue is 8, not projects/P/locations/L/queues/Q: "
+        "run `pulumi stack output dead_letter_queue` in a deployed stack",
     ]
     [error] = output_errors({**LOCAL, "tasks_grpc": 8123})
     assert re.match(r"output tasks_grpc is 8123, not host:port .*python -m local up --json", error)
