@@ -49,7 +49,7 @@ DATABASE_FAULT_SECONDS = (0.5, 8.0)
 """Shortest and longest fault of the database. The handler waits 5 s for it."""
 FAULT_SECONDS = 120
 """Longest phase with faults, plus one second per order."""
-POISON_SECONDS = 30
+POISON_SECONDS = 120
 """Longest time until the poison order kills its handler, and until its task has left the queue."""
 REPLAY_WAITS_SECONDS = (0, 10, 25)
 """Waits before the rounds of the replay. Together they are longer than a claim in the ledger."""
