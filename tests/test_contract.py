@@ -42,28 +42,18 @@ def test_the_published_contract_is_that_of_the_declarations() -> None:
     assert order_tasks.trace.OWN_HEADER == order_handler.trace.OWN_HEADER
 
 
-def good(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A message with every required text at its longest."""
-    texts = {name: schema["properties"][name] for name in schema["required"]}
-    return {name: "\u00e9" * text["maxLength"] for name, text in texts.items()}
-
-
-@pytest.mark.parametrize(("length", "words"), [(100, "Unknown action: "), (101, "action: Expected ")])
-def test_a_name_of_an_action_has_at_most_100_characters(length: int, words: str) -> None:
-    assert refused({"action": "x" * length}).startswith(words)
-
-
 @pytest.mark.parametrize("action", CONTRACT)
 def test_the_limits_of_both_are_the_contracts(action: str) -> None:
-    schema = CONTRACT[action]["message"]
-    message = {**good(schema), "action": action}
-    assert refused(message) == ""
-    for name, field in schema["properties"].items():
-        if name != "action":
-            wrong: list[Any] = [7, 0.5, True, [], {}]
-            wrong += ["x" * (field["maxLength"] + 1)] if "maxLength" in field else []
-            for value in wrong:
-                assert refused({**message, name: value}).startswith(f"{name}: Expected ")
+    for name, field in CONTRACT[action]["message"]["properties"].items():
+        if name != "action" and field.keys() & {"type", "anyOf", "enum"}:
+            wrong: Any = 7 if field.get("type") in ("array", "object") else []
+            assert f"{name}: " in refused({"action": action, name: wrong})
+        if "maxLength" in field:
+            longest = "x" * field["maxLength"]
+            assert f"{name}: Expected `str` of length" not in refused({"action": action, name: longest})
+            assert f"{name}: Expected `str` of length <= {len(longest)}" in refused(
+                {"action": action, name: longest + "x"}
+            )
 
 
 class Line(msgspec.Struct, rename="camel"):

@@ -135,19 +135,20 @@ def item_of(order: str) -> str:
 
 
 def orders_of(file: Path) -> tuple[list[str], int]:
-    """Returns the ids of the orders in a file whose tasks are created directly, since each names its action, and the
-    number of tasks of all its orders.
+    """Returns the ids of the orders in a file that only occur in lines with an action, whose tasks no shop creates, and
+    the number of tasks of all its lines.
 
     Skips lines that are not orders: the producer reports them."""
-    found, tasks = [], 0
+    direct, placed, tasks = [], set(), 0
     with file.open("rb") as lines:
         for line in lines:
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, AttributeError):
                 order = json.loads(line)
-                if "action" not in order:
-                    tasks += TASKS_PER_ORDER if "orderId" in order else 0
-                    continue
-                tasks += 1
-                if isinstance(order.get("orderId"), str):
-                    found.append(order["orderId"])
-    return found, tasks
+                order_id = order.get("orderId") if isinstance(order.get("orderId"), str) else None
+                if "action" in order:
+                    tasks += 1
+                    direct.append(order_id)
+                elif order_id is not None:
+                    tasks += TASKS_PER_ORDER
+                    placed.add(order_id)
+    return [order for order in direct if order is not None and order not in placed], tasks

@@ -62,8 +62,11 @@ def cloud() -> Iterator[LocalCloud]:
 
 @pytest.fixture(params=PROGRAMS, ids=lambda program: program.folder)
 def program(request: pytest.FixtureRequest) -> Program:
-    """A program that is built; what was built stays for the next run."""
-    program: Program = request.param
+    return built(request.param)
+
+
+def built(program: Program) -> Program:
+    """Builds a program; what was built stays for the next run. Skips the test if a tool is missing."""
     missing = [tool for tool in program.tools if not shutil.which(tool)]
     if missing:
         pytest.skip(f"no {' and no '.join(missing)} on the path: install it to test the client for {program.folder}")
