@@ -41,11 +41,13 @@ from local.own_machine import ALSO_HOST, json_bodies, own_machine
 from local.program import ProgramError
 from local.program.declared import Declared
 from local.sinks.effects import Effects
-from local.web_app import WebApp
+from local.web_app import PAGE, SHOP, WebApp
 
 log = logging.getLogger("local.cloud")
 
 _GRPC_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)]
+PAGE_PORT = 8120
+"""Where the page is, unless something else is there."""
 _FULL_SECONDS = 2.0
 """How long the fault of a full disk lasts."""
 
@@ -91,6 +93,13 @@ def listen(port: int, what: str, host: str = "127.0.0.1") -> socket.socket:
             f"{what} cannot listen on {host}: {error.strerror}; is it an address of this machine?"
         ) from None
     return listener
+
+
+def _listen_for_page() -> socket.socket:
+    try:
+        return listen(PAGE_PORT, "the page")
+    except PortTakenError:
+        return listen(0, "the page")
 
 
 async def _serve_http(
@@ -188,6 +197,9 @@ class Cloud:
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         """Starts each part after the parts that it needs, so that `started` ends it before them."""
         program, ports = self.program, self.ports
+        page = started.enter_context(_listen_for_page())
+        self._page_url = f"http://127.0.0.1:{page.getsockname()[1]}"
+        log.info("What is going on: %s", self._page_url)
         rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))
         rest_port, service_port = rest_listener.getsockname()[1], self.service_listener.getsockname()[1]
         identity = Identity(
@@ -244,9 +256,11 @@ class Cloud:
             shop_listener = started.enter_context(listen(ports.shop, "the shop"))
             self.ports = dataclasses.replace(self.ports, shop=shop_listener.getsockname()[1])
             environment = {"DATABASE_URL": self.effects.database_url, **self.producer_environment()}
-            web_app = WebApp(shop_listener, environment, self._prepare_shop)
-            await started.enter_async_context(web_app.running())
-            self.faults.actions["web app killed"] = web_app.kill
+            shop = WebApp("shop", SHOP, shop_listener, environment, self._prepare_shop)
+            await started.enter_async_context(shop.running())
+            self.faults.actions["web app killed"] = shop.kill
+        web_app = WebApp("page", PAGE, page, self.producer_environment(), lambda: asyncio.sleep(0))
+        await started.enter_async_context(web_app.running())
         scheduler = Scheduler(program.jobs, identity, self.clock, self.faults)
         await started.enter_async_context(scheduler.running())
 
@@ -357,6 +371,7 @@ class Cloud:
             "queue": exports["queue"],
             "dead_letter_queue": exports["dead_letter_queue"],
             "issuer": rest,
+            "page": self._page_url,
             **({"shop": f"http://127.0.0.1:{self.ports.shop}"} if self.ports.shop else {}),
         }
 

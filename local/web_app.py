@@ -1,7 +1,7 @@
-"""The web app of the diagram: the shop of examples/, as a process of its own beside the local cloud.
+"""The web apps beside the local cloud, each a process of its own: the shop of examples/, and the operator's page.
 
-The local cloud owns its socket, so its address is known before it runs, and a request waits while it starts. The first
-request starts it, also after it has ended. What it had committed and not yet sent, the relay sends.
+The local cloud owns a web app's socket, so its address is known before it runs, and a request waits while it starts.
+The first request starts it, also after it has ended. What the shop had committed and not yet sent, the relay sends.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from local.cloud_run.instances import end_with
 from local.lines import lines
@@ -19,33 +19,40 @@ from local.program import ROOT
 
 log = logging.getLogger("local.web_app")
 
-_COMMAND = ("-m", "uvicorn", "--app-dir", "examples/shop", "--factory", "app:create", "--log-level", "warning")
+SHOP = ("uvicorn", "--app-dir", "examples/shop", "--factory", "app:create", "--log-level", "warning")
+PAGE = ("order_tasks", "console")
 _PAUSE_SECONDS = 1.0
 """Before it starts again, so that one that always fails does not take the machine."""
 
 
 class WebApp:
-    """The shop behind one socket."""
+    """A Python module behind one socket."""
 
     def __init__(
-        self, listener: socket.socket, environment: Mapping[str, str], prepare: Callable[[], Awaitable[None]]
+        self,
+        name: str,
+        module: Sequence[str],
+        listener: socket.socket,
+        environment: Mapping[str, str],
+        prepare: Callable[[], Awaitable[object]],
     ) -> None:
-        """`environment`: DATABASE_URL, and the variables of the producer. `prepare`: creates what the shop needs."""
+        """`module`: with its arguments, and takes `--fd`. `prepare`: creates what it needs."""
+        self._name = name
+        self._module = module
         self._listener = listener
         self._prepare = prepare
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **environment}
         self._process: asyncio.subprocess.Process | None = None
 
     def kill(self) -> tuple[()]:
-        """Kills (SIGKILL) the shop; the next request starts it again. Returns the handler's requests that this hits."""
+        """Kills (SIGKILL) it; the next request starts it again. Returns the handler's requests that this hits."""
         if self._process and self._process.returncode is None:
             self._process.kill()
         return ()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the shop until the block ends."""
-        self._listener.listen(128)
+        """Run it until the block ends."""
         keeping = asyncio.create_task(self._keep())
         try:
             yield
@@ -59,13 +66,13 @@ class WebApp:
             try:
                 await self._prepare()
                 code = await self._run()
-                log.error("The shop ended with exit code %d; the next request starts it again", code)
+                log.error("The %s ended with exit code %d; the next request starts it again", self._name, code)
             except Exception as error:  # the database may be away for a moment
-                log.error("The shop does not start, and tries again: %s", error)
+                log.error("The %s does not start, and tries again: %s", self._name, error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _called(self) -> None:
-        """Waits until a connection waits at the socket, and leaves it to the shop."""
+        """Waits until a connection waits at the socket, and leaves it to the web app."""
         loop, called = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._listener, called.set)
         try:
@@ -76,7 +83,7 @@ class WebApp:
     async def _run(self) -> int:
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *(*_COMMAND, "--fd", str(self._listener.fileno())),
+            *("-m", *self._module, "--fd", str(self._listener.fileno())),
             cwd=ROOT,
             env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
@@ -89,7 +96,7 @@ class WebApp:
         try:
             assert process.stdout is not None
             async for line in lines(process.stdout):
-                log.warning("shop: %s", line)
+                log.warning("%s: %s", self._name, line)
             return await process.wait()
         finally:
             if process.returncode is None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from order_handler.actions import ACTIONS
+from playwright.sync_api import Browser
 from sqlalchemy import create_engine, text
 
 import settings
+from bench.browser import browser
 from bench.rows import MissingToolError
 from local.program import ROOT
 from tests.postgresql import server
@@ -32,6 +34,17 @@ def postgresql() -> Iterator[str]:
         except MissingToolError as error:
             pytest.skip(str(error))
         yield url
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Starts a browser. Not for modules with asynchronous tests: Playwright keeps an event loop running."""
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(browser())
+        except MissingToolError as error:
+            pytest.skip(str(error))
+        yield started
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def client(cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterator[tasks_
 def test_one_line_of_addresses_on_standard_output(cloud: LocalCloud) -> None:
     local = re.compile(r"(http://)?127\.0\.0\.1:\d+")
     assert {key for key, value in cloud.at.items() if local.fullmatch(value)} == {
-        *("tasks_grpc", "tasks_rest", "service_url", "issuer", "shop")
+        *("tasks_grpc", "tasks_rest", "service_url", "issuer", "page", "shop")
     }
     assert cloud.at["queue"] == "projects/local-project/locations/us-central1/queues/cloud-run-tasks"
     assert cloud.at["invoker_email"] == "cloud-tasks-invoker@local-project.iam.gserviceaccount.com"

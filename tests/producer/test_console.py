@@ -7,30 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Page, expect
 
-from bench.browser import browser
-from bench.rows import MissingToolError
-from tests.local.running import PATIENCE, LocalCloud, end, request, running, wait_for
+from tests.browsing import find, letters, opened, press
+from tests.local.running import LocalCloud, end, request, running, wait_for
 
 DASHBOARD = "https://console.cloud.google.com/monitoring/dashboards/builder/1"
-expect.set_options(timeout=PATIENCE * 1000)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        try:
-            started = stack.enter_context(browser())
-        except MissingToolError as error:
-            pytest.skip(str(error))
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -57,53 +43,10 @@ def address(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iter
         end(console)
 
 
-@contextmanager
-def opened(chromium: Browser, address: str, **options: Any) -> Iterator[Page]:  # noqa: ANN401
-    """The page at an address. It must write no error to its console, and send no request elsewhere."""
-    wrong: list[str] = []
-
-    def check(sent: Request) -> None:
-        if urlsplit(sent.url)[:2] != urlsplit(address)[:2] and not sent.url.startswith("data:"):
-            wrong.append(sent.url)
-
-    with closing(chromium.new_context(**options)) as context:
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE * 1000)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", check)
-        page.goto(address)
-        expect(page.locator("#queues .card")).to_have_count(2)
-        yield page
-        assert wrong == []
-
-
 @pytest.fixture
 def page(chromium: Browser, address: str) -> Iterator[Page]:
     with opened(chromium, address) as page:
         yield page
-
-
-def press(place: Page | Locator, name: str, *, surely: bool = False) -> None:
-    """Press a button; one that asks is pressed again."""
-    place.get_by_role("button", name=name, exact=True).first.click()
-    if surely:
-        place.get_by_role("button", name=f"{name}: sure?").click()
-
-
-def find(page: Page, order: str) -> Locator:
-    page.keyboard.press("/")
-    page.keyboard.insert_text(order)
-    page.keyboard.press("Enter")
-    return page.locator("#story")
-
-
-def letters(page: Page, count: int) -> Locator:
-    """The group of dead letters that has so many."""
-    number = page.locator("summary b").get_by_text(str(count), exact=True)
-    found = page.locator("#letters details").filter(has=number)
-    expect(found).to_be_visible()
-    return found
 
 
 def create(cloud: LocalCloud, queue: str, message: object, **headers: str) -> None:
@@ -251,7 +194,6 @@ def test_it_is_readable(chromium: Browser, address: str, cloud: LocalCloud, widt
         ("?token={}", {"Origin": "https://evil.example"}, 403),
         ("", {}, 403),
         ("events", {}, 403),
-        ("orders?order=ORD-1", {}, 403),
         ("run", {}, 403),
         ("run?token={}", {}, 403),
         ("run", {"X-Token": "guessed"}, 403),

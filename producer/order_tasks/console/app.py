@@ -1,17 +1,15 @@
-"""The page's server: shows live what is going on, and runs the commands that the page's buttons show."""
+"""The page's server: shows live what goes on, and runs the commands that the page's buttons show."""
 
 import asyncio
 import json
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 
-from google.api_core.exceptions import GoogleAPIError
-from google.auth.exceptions import GoogleAuthError
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -22,6 +20,7 @@ from starlette.routing import Route
 from order_tasks.console.guard import Guard
 from order_tasks.console.local_cloud import LocalCloud
 from order_tasks.operations import Operations, Situation, to_json
+from order_tasks.operations.entry import without_emails
 
 _VERBS = frozenset({"cancel", "drop", "pause", "rate", "replay", "resume", "run", "send"})
 _COMMAND = """
@@ -50,9 +49,6 @@ class Console:
     token: str
 
     def __post_init__(self) -> None:
-        self._looking = asyncio.Lock()
-        self._looked = float("-inf")
-        self._event = ""
         self._changed = asyncio.Event()
         self._ready: asyncio.subprocess.Process | None = None
 
@@ -64,7 +60,6 @@ class Console:
         routes = [
             *(Route(path, self._file) for path in ("/", "/console.css", "/console.js")),
             Route("/events", self._events),
-            Route("/orders", self._story),
             Route("/run", self._run, methods=["POST"]),
         ]
         return Starlette(routes=routes, middleware=[Middleware(Guard, self.token, public=self.local is not None)])
@@ -74,43 +69,33 @@ class Console:
         text = (files("order_tasks.console") / name).read_text().replace("SESSION_TOKEN", self.token)
         return Response(text, media_type=_TYPES[name])
 
-    async def _events(self, _: Request) -> Response:
+    async def _events(self, request: Request) -> Response:
+        """What goes on, and the story of the order that the page asks for, at once and whenever a command has ended."""
+        order = request.query_params.get("order", "")
         await self._prepare()
 
         async def stream() -> AsyncIterator[str]:
             while True:
-                yield await self._look()
+                changed = self._changed
+                yield f"data: {json.dumps(await self._look(order))}\n\n"
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), self.every)
+                    await asyncio.wait_for(changed.wait(), self.every)
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
-    async def _look(self) -> str:
-        """The event of now, shared by all pages that are open."""
-        async with self._looking:
-            if time.monotonic() - self._looked > self.every / 2:
-                try:
-                    situation = _cut(await asyncio.to_thread(self.operations.situation))
-                    local = await asyncio.to_thread(self.local.state) if self.local else None
-                    state = {"situation": json.loads(to_json(situation)), "local": local, "dashboard": self.dashboard}
-                    self._event = f"data: {json.dumps(state)}\n\n"
-                except (GoogleAPIError, GoogleAuthError, OSError) as error:
-                    self._event = f"event: trouble\ndata: {json.dumps(str(error))}\n\n"
-                self._looked = time.monotonic()
-            return self._event
-
-    def _look_again(self) -> None:
-        """Let the open pages see at once what a command changed."""
-        self._looked = float("-inf")
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _story(self, request: Request) -> Response:
-        try:
-            story = await asyncio.to_thread(self.operations.story, request.query_params["order"])
-        except (GoogleAPIError, GoogleAuthError, OSError) as error:
-            return PlainTextResponse(str(error), 502)
-        return Response(to_json(story), media_type="application/json")
+    async def _look(self, order: str) -> dict[str, object]:
+        parts: dict[str, Callable[[], object]] = {"situation": lambda: _cut(self.operations.situation())}
+        if order:
+            parts["story"] = partial(self.operations.story, order)
+        if self.local:
+            parts["local"] = self.local.state
+        seen: dict[str, object] = {"dashboard": self.dashboard, "order": order, "trouble": None}
+        for name, part in parts.items():
+            try:
+                seen[name] = json.loads(to_json(await asyncio.to_thread(part)))
+            except Exception as error:  # the page says what cannot be seen, and shows the rest
+                seen["trouble"] = without_emails(f"{name}: {error}")
+        return seen
 
     async def _run(self, request: Request) -> Response:
         """Run a command, and answer with its output as it comes."""
@@ -153,6 +138,10 @@ class Console:
                 start_new_session=True,
             )
         return self._ready
+
+    def _look_again(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def _cut(situation: Situation) -> Situation:

@@ -1,15 +1,16 @@
 // The operator's page: draws what the server sends. Its buttons run the commands that they show.
 const token = document.querySelector("meta[name=token]").content;
 const at = (id) => document.getElementById(id);
-let state, story, trouble;
-let [order, armed, heard, running] = ["", "", 0, Promise.resolve()];
+let state = {};
+let source, heard;
+let [armed, running] = ["", Promise.resolve()];
 
 // An element: h("td.number", {title: "…"}, …). Texts become text nodes: nothing in a task becomes markup.
 function h(kind, attributes, ...children) {
   const [tag, ...classes] = kind.split(".");
   const node = document.createElement(tag);
   if (classes.length) node.className = classes.join(" ");
-  for (const [name, value] of Object.entries(attributes ?? {})) {
+  for (const [name, value] of Object.entries(attributes)) {
     if (value != null && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
@@ -43,8 +44,6 @@ function show(id, ...children) {
   patch(at(id), fresh);
 }
 
-// Texts
-
 const count = (value, more) => value.toLocaleString("en") + (more ? "+" : "");
 const clock = (moment) => new Date(moment).toLocaleTimeString("en-GB");
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
@@ -63,8 +62,6 @@ function when(iso) {
   return iso ? h("time", { title: iso }, seconds > 0 ? `in ${span(seconds)}` : `${span(-seconds)} ago`) : "–";
 }
 
-// Controls
-
 function button(label, words, risky, more) {
   const run = JSON.stringify(words);
   const sure = risky && armed === run;
@@ -79,9 +76,9 @@ const link = (text, href) => href && h("a", { href, target: "_blank", rel: "noop
 function table(titles, rows) {
   const kinds = titles.map((title) => ({ "#": ".number", ">": ".end" })[title[0]] ?? "");
   const names = titles.map((title) => title.replace(/^[#>]/, ""));
-  const heads = names.map((name, i) => h(`th${kinds[i]}`, { scope: "col" }, name));
   const cell = (content, i) => h(`td${kinds[i]}`, { "data-title": names[i] }, content);
   const body = rows.map(([key, ...cells]) => h("tr", { "data-key": key }, names.map((_, i) => cell(cells[i], i))));
+  const heads = names.map((name, i) => h(`th${kinds[i]}`, { scope: "col" }, name));
   return rows.length > 0 && h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body));
 }
 
@@ -90,30 +87,33 @@ function bar(kind, label, whole, parts) {
   return h(kind, { role: "img", "aria-label": label }, segments);
 }
 
-// Panels
-
-function queueCard(queue, isDead, whole) {
-  const paused = queue.state === "PAUSED";
-  const waiting = ["accent", Math.max(0, queue.waiting - queue.failing), "waiting"];
-  const living = [waiting, ["warning", queue.failing, "failing"], ["ok", queue.in_flight, "in flight"]];
-  const parts = isDead ? [["error", queue.tasks, "dead"]] : living;
-  const [colour, used] = [paused === isDead ? "quiet" : "error", queue.rate?.toFixed(1) ?? "?"];
-  const pausing = isDead ? !paused && button("Pause", ["pause", "--dead-letters"]) : button("Pause", ["pause"], true);
-  const limits = { name: "rate", type: "number", min: 0.1, max: 500, step: "any", "aria-label": "Rate per second" };
+function queueCard(queue, usual, parts, whole, control, ...more) {
+  const figure = (n, name) => h("span", {}, h("b", {}, count(n, queue.more)), ` ${name}`);
+  const segment = ([colour, n, name]) => h(`i.${colour}`, {}, figure(n, name));
+  const state = h(queue.state === usual ? "span.state" : "span.state.error", {}, queue.state);
   return h("div.card", { "data-key": queue.name },
-    h("div.line", {},
-      h("span", {}, h("strong.id", {}, queue.name), " ", h(`span.state.${colour}`, {}, queue.state)),
-      paused && !isDead ? button("Resume", ["resume"]) : pausing),
+    h("div.line", {}, h("span", {}, h("strong.id", {}, queue.name), " ", state), control),
     bar("div.bar", parts.map(([, n, name]) => `${count(n)} ${name}`).join(", "), whole, parts),
-    h("div.legend", {},
-      parts.map(([kind, n, name]) => h(`i.${kind}`, {}, h("span", {}, h("b", {}, count(n, queue.more)), ` ${name}`))),
-      queue.oldest_due && h("small", {}, "oldest due ", when(queue.oldest_due))),
-    !isDead && [
-      bar("div.bar.thin", "rate against limit", queue.allowed_rate, [["accent", queue.rate ?? 0]]),
-      h("form", { "data-run": '["rate"]' },
-        h("span", {}, h("b", {}, used), " per second of"), h("input", { ...limits, value: queue.allowed_rate }),
-        h("button", {}, "Set"), h("span.quiet", {}, `${count(queue.allowed_in_flight)} at once`)),
-    ]);
+    h("div.legend", {}, parts.map(segment), queue.oldest_due && h("small", {}, "oldest due ", when(queue.oldest_due))),
+    more);
+}
+
+function queueCards([main, dead]) {
+  const whole = Math.max(main.tasks, dead.tasks);
+  const waiting = ["accent", Math.max(0, main.waiting - main.failing), "waiting"];
+  const parts = [waiting, ["warning", main.failing, "failing"], ["ok", main.in_flight, "in flight"]];
+  const pausing = main.state === "PAUSED" ? button("Resume", ["resume"]) : button("Pause", ["pause"], true);
+  const pausingDead = dead.state !== "PAUSED" && button("Pause", ["pause", "--dead-letters"]);
+  const limit = { name: "rate", type: "number", min: 0.1, max: 500, step: "any", value: main.allowed_rate };
+  const rate = h("form", { "data-run": '["rate"]' },
+    h("span", {}, h("b", {}, main.rate?.toFixed(1) ?? "?"), " per second of"),
+    h("input", { ...limit, "aria-label": "Rate per second" }), h("button", {}, "Set"),
+    h("span.quiet", {}, `${count(main.allowed_in_flight)} at once`));
+  const rateBar = bar("div.bar.thin", "rate against limit", main.allowed_rate, [["accent", main.rate ?? 0]]);
+  return [
+    queueCard(main, "RUNNING", parts, whole, pausing, rateBar, rate),
+    queueCard(dead, "PAUSED", [["error", dead.tasks, "dead"]], whole, pausingDead),
+  ];
 }
 
 const failureRow = (group) => [
@@ -135,7 +135,7 @@ function cloudLinks({ path, task, created }, id) {
   ];
 }
 
-function entryRow(entry, verbs) {
+function entryRow(entry, buttons) {
   const id = entry.path.split("/").at(-1);
   const early = Date.parse(entry.due) > Date.now() && (entry.tries ? "backing off, due " : "scheduled, due ");
   return [
@@ -145,87 +145,89 @@ function entryRow(entry, verbs) {
     h("span.id", { title: id }, id.replace(/^[0-9a-f]{16}-(?=.)|(?<=^[0-9a-f]{12})[0-9a-f]{20,}$/g, "")),
     count(entry.attempts ?? entry.tries),
     [entry.dispatched ? "running" : early ? [early, when(entry.due)] : "due", h("div.quiet", {}, entry.last_status)],
-    [cloudLinks(entry, id), verbs(id, early)],
+    [cloudLinks(entry, id), buttons(id, early)],
   ];
 }
 
-const entries = (list, verbs) =>
-  table(["order", "action", "task", "#attempts", "state", ">"], list.map((entry) => entryRow(entry, verbs)));
+const entries = (list, buttons) =>
+  table(["order", "action", "task", "#attempts", "state", ">"], list.map((entry) => entryRow(entry, buttons)));
+const taskButtons = (id) => button("Run now", ["run", id]);
 const letterButtons = (id, early) => [
   early ? button("Replay by force", ["replay", id, "--force"], true) : button("Replay", ["replay", id]),
   button("Drop", ["drop", id, "--yes"], true),
 ];
 
-function letterGroup(group, i) {
-  const [hidden, chosen] = [group.count - group.entries.length, ["--reason", group.reason]];
-  return h("details", { "data-key": group.reason, open: i === 0 },
+function letterGroup({ reason, kind, count: all, entries: some }, i) {
+  return h("details", { "data-key": reason, open: i === 0 },
     h("summary", {},
-      h("b.error", {}, count(group.count)), h("span", {}, group.reason, " ", h("code.quiet", {}, group.kind)),
-      button("Replay all", ["replay", ...chosen]), button("Drop all", ["drop", ...chosen, "--yes"], true)),
-    entries(group.entries, letterButtons),
-    hidden > 0 && h("p.quiet", {}, `and ${count(hidden)} more`));
+      h("b.error", {}, count(all)), h("span", {}, reason, " ", h("code.quiet", {}, kind)),
+      button("Replay all", ["replay", "--reason", reason]),
+      button("Drop all", ["drop", "--reason", reason, "--yes"], true)),
+    entries(some, letterButtons),
+    all > some.length && h("p.quiet", {}, `and ${count(all - some.length)} more`));
 }
 
-function storyPanel() {
-  const { mails, calls } = state.local ?? { mails: [], calls: [] };
+function storyPanel({ story, order, local }) {
   const isOurs = (each) => each.order === order || each.subject?.split(" ").includes(order);
   const attempt = (line) => line.attempt && `attempt ${line.attempt}`;
   const events = [
     ...story.log.map((line) => [line.time, line.action, attempt(line), line.message, line.status]),
     ...(story.outbox ?? []).map((row) => [row.added, row.effect, "committed", row.refused ?? "waits in the outbox"]),
     ...(story.ledger ?? []).map((row) => [row.time, row.effect, row.state, "noted in the ledger"]),
-    ...mails.filter(isOurs).map((mail) => [mail.at * 1000, "mail", "received", mail.subject]),
-    ...calls.filter(isOurs).map((call) => [call.at * 1000, "warehouse", "called", call.id]),
+    ...(local?.mails ?? []).filter(isOurs).map((mail) => [mail.at * 1000, "mail", "received", mail.subject]),
+    ...(local?.calls ?? []).filter(isOurs).map((call) => [call.at * 1000, "warehouse", "called", call.id]),
   ].sort(([one], [other]) => new Date(one) - new Date(other));
   const rows = events.slice(-30).map(([moment, ...cells], i) => [i, clock(moment), ...cells]);
   const cancel = button("Cancel the order", ["cancel", order, "--yes"], true);
   return [
     h("div.line", {}, h("strong", {}, story.summary), link("Log", story.log_url), cancel),
-    entries(story.tasks, (id) => button("Run now", ["run", id])),
+    entries(story.tasks, taskButtons),
     entries(story.dead_letters, letterButtons),
     table(["#time", "what", "step", "message", "#answer"], rows),
     h("p.quiet", {}, story.log_trouble && `${story.log_trouble}. `, h("code", {}, story.log_command)),
   ];
 }
 
-function localPanels({ mails, calls, log, broken }) {
-  const lines = story ? story.log : log;
+function localPanels({ story, order, local }) {
   const subject = (each) => h("summary", {}, clock(each.at * 1000), h("span", {}, each.subject));
-  const breakage = ([name, isBroken]) =>
-    button(name, ["break", JSON.stringify({ [name]: !isBroken })], false, { role: "switch", "aria-checked": `${isBroken}` });
+  const mail = (each) => h("details", { "data-key": each.id }, subject(each), h("pre", {}, each.text));
   const call = (each) => [each.id, clock(each.at * 1000), orderButton(each.order), h("span.id", {}, each.id)];
-  show("breakages", Object.entries(broken).map(breakage));
-  show("mails", mails.map((each) => h("details", { "data-key": each.id }, subject(each), h("pre", {}, each.text))));
-  show("calls", table(["#time", "order", "key"], calls.map(call)));
-  show("log", lines.map((line) => `${clock(line.time)} ${line.severity.padEnd(7)} ${line.message}\n`).join(""));
-  at("log-heading").textContent = story ? `Handler's log of ${order}` : "Handler's log";
+  const breakage = ([name, broken]) => {
+    const look = { role: "switch", "aria-checked": `${broken}` };
+    return button(name, ["break", JSON.stringify({ [name]: !broken })], false, look);
+  };
+  const line = ({ time, severity, message }) => `${clock(time)} ${severity.padEnd(7)} ${message}\n`;
+  show("breakages", Object.entries(local.broken).map(breakage));
+  show("mails", local.mails.map(mail));
+  show("calls", table(["#time", "order", "key"], local.calls.map(call)));
+  show("log", (story ? story.log : local.log).map(line).join(""));
+  at("log-heading").textContent = story ? `Log of ${order}` : "Log";
 }
 
 function render() {
-  if (!state) return;
-  const { situation, local, dashboard } = state;
-  const [main, dead] = situation.queues;
-  const whole = Math.max(main.tasks, dead.tasks);
-  document.title = `${situation.level === "ok" ? "" : `${situation.level}: `}${main.name}`;
-  const [, project, , location] = main.path.split("/");
+  const { situation, story, local, dashboard, trouble } = state;
+  const age = heard && `as of ${span((Date.now() - heard) / 1000)} ago`;
+  show("live", h(trouble ? "span.error" : "span", {}, trouble ?? age));
+  if (!situation) return;
+  const { queues, level, headline, failures, dead_letters: letters, log_trouble: unread } = situation;
+  const [, project, , location] = queues[0].path.split("/");
+  document.title = `${level === "ok" ? "" : `${level}: `}${queues[0].name}`;
   show("where", `${project} · ${location} `, link("Dashboard", dashboard));
-  show("live", h(trouble ? "span.error" : "span", {}, trouble ?? `as of ${span((Date.now() - heard) / 1000)} ago`));
-  at("health").dataset.level = situation.level;
-  show("health", situation.headline);
-  show("queues", queueCard(main, false, whole), queueCard(dead, true, whole));
+  at("health").dataset.level = level;
+  show("health", headline);
+  show("queues", queueCards(queues));
   const titles = ["#tasks", "reason", "since", "next attempt", "first last attempt"];
   show("failures",
-    table(titles, situation.failures.map(failureRow)) || "Nothing fails.",
-    situation.log_trouble && h("p.quiet", {}, situation.log_trouble, ". ", h("code", {}, situation.log_command)));
-  show("letters", dead.tasks ? situation.dead_letters.map(letterGroup) : "There are none.");
-  show("story", story && storyPanel());
+    table(titles, failures.map(failureRow)) || "Nothing fails.",
+    unread && h("p.quiet", {}, `${unread}. `, h("code", {}, situation.log_command)));
+  show("letters", letters.length ? letters.map(letterGroup) : "There are none.");
+  show("story", story && storyPanel(state));
   at("local").hidden = !local;
-  if (local) localPanels(local);
+  if (local) localPanels(state);
   for (const part of document.querySelectorAll("[data-width]")) part.style.width = part.dataset.width;
 }
 
-// What the controls do
-
+// The words of the command that a control runs: its own, then its fields'
 function words(control) {
   const fields = control.tagName === "FORM" ? [...control.elements].filter((field) => field.name) : [];
   return [...JSON.parse(control.dataset.run), ...fields.map((field) => (field.dataset.option ?? "") + field.value)];
@@ -234,8 +236,8 @@ function words(control) {
 function press(control) {
   const { run, risky } = control.dataset;
   if (risky == null || armed === run) {
-    armed = "";
     const chosen = words(control);
+    armed = "";
     running = running.then(() => execute(chosen));
   } else {
     armed = run;
@@ -256,19 +258,20 @@ async function execute(chosen) {
     output.append(`No answer: ${error.message}\n`);
   }
   output.scrollTop = output.scrollHeight;
-  find();
 }
 
-async function find(wanted = order) {
-  if (wanted !== order) story = undefined;
-  order = wanted;
-  if (order) {
-    const answer = await fetch(`orders?order=${encodeURIComponent(order)}`, { headers: { "X-Token": token } });
-    if (wanted !== order) return;
-    if (answer.ok) story = await answer.json();
-    else trouble = await answer.text();
-  }
-  render();
+// Draws what the server sees from now on, with the story of this order
+function follow(order) {
+  source?.close();
+  source = new EventSource(`events?${new URLSearchParams({ token, order })}`);
+  source.onmessage = (event) => {
+    [state, heard] = [{ situation: state.situation, ...JSON.parse(event.data) }, Date.now()];
+    render();
+  };
+  source.onerror = () => {
+    state.trouble = "Not connected: does the command that serves this page still run?";
+    render();
+  };
 }
 
 document.addEventListener("click", (event) => {
@@ -276,12 +279,12 @@ document.addEventListener("click", (event) => {
   if (!control) return;
   event.preventDefault(); // of the group that the button is in
   if (control.dataset.run) press(control);
-  else find((at("search").value = control.dataset.order));
+  else follow((at("search").value = control.dataset.order));
 });
 document.addEventListener("submit", (event) => {
   event.preventDefault();
   if (event.target.dataset.run) press(event.target);
-  else find(at("search").value.trim());
+  else follow(at("search").value.trim());
 });
 for (const kind of ["focusin", "pointerover", "input"]) {
   document.addEventListener(kind, (event) => {
@@ -295,19 +298,5 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   at("search").focus();
 });
-
-const source = new EventSource(`events?token=${encodeURIComponent(token)}`);
-source.onmessage = (event) => {
-  [state, heard, trouble] = [JSON.parse(event.data), Date.now(), null];
-  find();
-};
-source.addEventListener("trouble", (event) => {
-  trouble = JSON.parse(event.data);
-  if (!state) show("health", trouble);
-  render();
-});
-source.onerror = () => {
-  trouble = "Not connected: does the command that serves this page still run?";
-  render();
-};
+follow("");
 setInterval(render, 1000);
