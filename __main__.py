@@ -3,6 +3,7 @@
 import pulumi
 
 import configuration
+from components import lifecycle
 from components.apis import APIS, Apis, ProjectArgs
 from components.handler_image import HandlerImage
 from components.handler_service import HandlerService
@@ -12,6 +13,7 @@ from components.task_invoker import TaskInvoker
 from components.task_queue import TaskQueue
 
 s = configuration.load()
+lifecycle.govern(s.deletion_protection)
 apis = Apis("apis", s.project, [*APIS, *s.further_apis])
 audience = f"https://handler.invalid/{s.project}/{pulumi.get_stack()}"  # no rename of service or account changes it
 labels = {"stack": pulumi.get_stack().lower().replace(".", "-")[:63], **s.labels}
@@ -33,7 +35,6 @@ queue = TaskQueue(
         "invoker_email": invoker.email,
         "audience": audience,
         "handler_member": service.account_member,
-        "deletion_protection": s.service["deletion_protection"],
     },
 )
 if s.has_outbox:
@@ -55,5 +56,5 @@ pulumi.export("service_url", service.url)
 pulumi.export("invoker_email", invoker.producers_email)
 pulumi.export("queue", queue.path)
 pulumi.export("dead_letter_queue", queue.dead_letter_path)
-pulumi.export("image", image.digest)
+pulumi.export("image", service.image)
 pulumi.export("dashboard_url", monitoring.dashboard_url)

@@ -70,7 +70,7 @@ class QueueSettings(TypedDict):
         str,
         Rule(
             "cloud-run-tasks",
-            "Name of the queue. A rename deletes the queue, its dead-letter queue and all their tasks; "
+            "Name of the queue. A rename creates new queues, then deletes the old two with all their tasks; "
             "the old names stay blocked for days",
             pattern=r"[A-Za-z0-9-]{1,87}",
             accepts="1 to 87 letters, digits and hyphens (`-dead-letters` is appended for the second queue)",
@@ -135,7 +135,7 @@ class ImageSettings(TypedDict):
         str,
         Rule(
             "cloud-run-tasks",
-            "Artifact Registry repository of the handler's image",
+            "Artifact Registry repository of the handler's image. A rename deletes the old one and its images last",
             pattern=r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
             accepts="1 to 63 lower-case letters, digits and hyphens; the first a letter, the last not a hyphen",
         ),
@@ -156,7 +156,8 @@ class ServiceSettings(TypedDict):
         str,
         Rule(
             "task-handler",
-            "Name of the Cloud Run service and its image. A rename replaces the service",
+            "Name of the Cloud Run service, its image and its secrets. A rename creates new ones, sends all tasks to "
+            "the new service, and deletes the old ones last",
             pattern=r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?",
             accepts="1 to 49 lower-case letters, digits and hyphens; the first a letter, the last not a hyphen",
         ),
@@ -180,11 +181,14 @@ class ServiceSettings(TypedDict):
     max_instances: Annotated[int, Rule(10, "Maximum number of instances", 1, 1000)]
     container_concurrency: Annotated[int, Rule(20, "Requests that one instance handles at once", 1, 1000)]
     database_pool: Annotated[int, Rule(4, "Most database connections of one instance", 1, 100)]
-    deletion_protection: Annotated[
-        bool, Rule(True, "Refuse to delete or replace the service and the queues, also by `pulumi destroy`")
-    ]
     handler_account: Annotated[
-        str, Rule("task-handler-sa", "Id of the service account that the handler runs as", **_ACCOUNT_ID)
+        str,
+        Rule(
+            "task-handler-sa",
+            "Id of the service account that the handler runs as. A rename deletes the old one last; for about a minute "
+            "dead letters may not be stored, and such tasks are retried",
+            **_ACCOUNT_ID,
+        ),
     ]
     ingress: Annotated[
         str,
@@ -386,7 +390,8 @@ class Settings:
         str,
         Rule(
             "us-central1",
-            "Region of queues, image and service. A change replaces the queues: all their tasks are deleted",
+            "Region of queues, image and service. A change creates all of them there, then deletes the old ones with "
+            "all tasks",
             pattern=r"[a-z]+-[a-z]+[0-9]+",
             accepts="a region such as us-central1",
         ),
@@ -411,6 +416,14 @@ class Settings:
             accepts="a map of labels to texts; both are up to 63 lower-case letters, digits, hyphens and underscores",
             example="team shop",
             item=r"[a-z0-9_-]{0,63}",
+        ),
+    ]
+    deletion_protection: Annotated[
+        bool,
+        Rule(
+            True,
+            "Refuse to delete or replace service, secrets, accounts, queues and repository, also by `pulumi destroy`. "
+            "A rename then fails in the preview",
         ),
     ]
     queue: QueueSettings

@@ -13,6 +13,10 @@ APIS = ("run", "cloudtasks", "artifactregistry", "iam", "secretmanager", "monito
 """Short names of the APIs that the components call: `run` for run.googleapis.com."""
 
 
+FIRST_APIS = ("cloudresourcemanager", "serviceusage")
+"""APIs that enable the others, so they must be on before the first run."""
+
+
 class Apis(pulumi.ComponentResource):
     """cloud-run-tasks:index:Apis. Produces: one projects.Service `<name>-<api>` per API."""
 
@@ -24,13 +28,14 @@ class Apis(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("cloud-run-tasks:index:Apis", name, None, opts)
+        refused = pulumi.ErrorHook(f"{name}-refused", name_the_first_apis)
         self._enabled = {
             api: projects.Service(
                 f"{name}-{api}",
                 project=project,
                 service=f"{api}.googleapis.com",
                 disable_on_destroy=False,
-                opts=pulumi.ResourceOptions(parent=self),
+                opts=pulumi.ResourceOptions(parent=self, hooks=pulumi.ResourceHookBinding(on_error=[refused])),
             )
             for api in apis
         }
@@ -39,6 +44,17 @@ class Apis(pulumi.ComponentResource):
     def __getitem__(self, api: str) -> pulumi.Resource:
         """The enabled API, for a resource's `depends_on`. A component's `depends_on` does not reach its children."""
         return self._enabled[api]
+
+
+def name_the_first_apis(failure: pulumi.ErrorHookArgs) -> bool:
+    """Called by the engine if an API could not be enabled. Returns False, so that it does not try again."""
+    if any("SERVICE_DISABLED" in error or "has not been used in project" in error for error in failure.errors):
+        first = " ".join(f"{api}.googleapis.com" for api in FIRST_APIS)
+        project = (failure.new_inputs or {})["project"]
+        pulumi.log.error(
+            f"APIs can be enabled only after two others. Run: gcloud services enable {first} --project={project}"
+        )
+    return False
 
 
 class ProjectArgs(TypedDict):

@@ -2,8 +2,10 @@
 
 Owns the service, the account that it runs as, its secrets, which only that account may read, and its way to a private
 database. Cloud Run checks every caller. The handler's other rights are granted by the component that owns the resource.
+A failed rollout fails every later deployment too, until the service runs what is declared.
 """
 
+import hashlib
 from collections.abc import Mapping
 
 import pulumi
@@ -11,6 +13,8 @@ from pulumi_gcp import cloudrunv2, projects, secretmanager, serviceaccount
 
 from components.apis import ProjectArgs
 
+FINGERPRINT = "template-sha256"
+"""Annotation of the service with a hash of the template that was last asked for."""
 _INGRESS = {
     "all": "INGRESS_TRAFFIC_ALL",
     "internal-and-cloud-load-balancing": "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER",
@@ -55,7 +59,6 @@ class HandlerServiceArgs(ProjectArgs):
     """Secret environment variables of the handler; empty ones are left out."""
     database_pool: int
     """Most database connections of one instance."""
-    deletion_protection: bool
 
 
 class HandlerService(pulumi.ComponentResource):
@@ -64,9 +67,11 @@ class HandlerService(pulumi.ComponentResource):
     and with a Cloud SQL instance projects.IAMMember `<name>-cloud-sql`."""
 
     service_name: pulumi.Output[str]
-    """The service's name; known when the service exists."""
+    """The service's name; known, as the next two, when the service runs what is declared."""
     url: pulumi.Output[str]
     """The service's root URL, without a trailing slash."""
+    image: pulumi.Output[str]
+    """The image that it runs."""
     account_member: pulumi.Output[str]
     """The account that the handler runs as, `serviceAccount:EMAIL`."""
 
@@ -143,60 +148,94 @@ class HandlerService(pulumi.ComponentResource):
             ]
             mounts = [{"name": "cloudsql", "mount_path": "/cloudsql"}]
             readable.append(_cloud_sql_client(f"{name}-cloud-sql", args, account.member, child))
+        template: cloudrunv2.ServiceTemplateArgsDict = {
+            **database,
+            "service_account": account.email,
+            "timeout": f"{args['handler_timeout_seconds']}s",
+            "max_instance_request_concurrency": args["container_concurrency"],
+            # a revision's own limits, which keep their old value, or 100, unless they are written
+            "scaling": {"min_instance_count": 0, "max_instance_count": args["max_instances"]},
+            "containers": [
+                {
+                    "image": args["image"],
+                    "ports": {"container_port": 8080},
+                    # if limits are set and cpu_idle is not, the CPU is billed around the clock
+                    "resources": {
+                        "limits": {"cpu": "1", "memory": args["memory"]},
+                        "cpu_idle": True,
+                        "startup_cpu_boost": True,
+                    },
+                    # the default period of 10 s would lengthen a cold start
+                    "startup_probe": {
+                        "http_get": {"path": "/", "port": 8080},
+                        "initial_delay_seconds": 0,
+                        "period_seconds": 1,
+                        "timeout_seconds": 1,
+                        "failure_threshold": 60,
+                    },
+                    # 503 for half a minute: the instance waits for something that never comes, and is replaced
+                    "liveness_probe": {
+                        "http_get": {"path": "/", "port": 8080},
+                        "period_seconds": 10,
+                        "timeout_seconds": 5,
+                        "failure_threshold": 3,
+                    },
+                    "envs": environment,
+                    "volume_mounts": mounts or None,
+                }
+            ],
+        }
+        fingerprint = pulumi.Output.json_dumps(template, sort_keys=True).apply(_sha256)
         service = cloudrunv2.Service(
             name,
             project=args["project"],
             location=args["location"],
             name=args["service_name"],
-            deletion_protection=args["deletion_protection"],
+            deletion_protection=False,  # the provider would refuse only after the rest is deleted: see lifecycle.py
             ingress=_INGRESS[args["ingress"]],
             labels=args["labels"],
             invoker_iam_disabled=False,
             custom_audiences=[args["audience"]],
+            annotations={FINGERPRINT: fingerprint},
             scaling={"min_instance_count": args["min_instances"], "max_instance_count": args["max_instances"]},
-            template={
-                **database,
-                "service_account": account.email,
-                "timeout": f"{args['handler_timeout_seconds']}s",
-                "max_instance_request_concurrency": args["container_concurrency"],
-                # a revision's own limits, which keep their old value, or 100, unless they are written
-                "scaling": {"min_instance_count": 0, "max_instance_count": args["max_instances"]},
-                "containers": [
-                    {
-                        "image": args["image"],
-                        "ports": {"container_port": 8080},
-                        # if limits are set and cpu_idle is not, the CPU is billed around the clock
-                        "resources": {
-                            "limits": {"cpu": "1", "memory": args["memory"]},
-                            "cpu_idle": True,
-                            "startup_cpu_boost": True,
-                        },
-                        # the default period of 10 s would lengthen a cold start
-                        "startup_probe": {
-                            "http_get": {"path": "/", "port": 8080},
-                            "initial_delay_seconds": 0,
-                            "period_seconds": 1,
-                            "timeout_seconds": 1,
-                            "failure_threshold": 60,
-                        },
-                        # 503 for half a minute: the instance waits for something that never comes, and is replaced
-                        "liveness_probe": {
-                            "http_get": {"path": "/", "port": 8080},
-                            "period_seconds": 10,
-                            "timeout_seconds": 5,
-                            "failure_threshold": 3,
-                        },
-                        "envs": environment,
-                        "volume_mounts": mounts or None,
-                    }
-                ],
-            },
+            template=template,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["run"], *readable]),
         )
-        self.service_name = service.name
-        self.url = service.uri
+        image = service.template.apply(lambda template: template.containers[0].image if template.containers else "")
+        outputs = pulumi.Output.all(service.name, service.uri, image)
+        if not pulumi.runtime.is_dry_run():
+            # Pulumi's state cannot tell: an update that failed is recorded as done
+            deployed = cloudrunv2.get_service_output(
+                project=args["project"], location=args["location"], name=service.name
+            )
+            outputs = pulumi.Output.all(outputs, deployed, service.annotations).apply(lambda found: _running(*found))
+        self.service_name, self.url, self.image = outputs[0], outputs[1], outputs[2]
         self.account_member = account.member
         self.register_outputs({"url": self.url, "account_member": self.account_member})
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _running(outputs: list[str], service: cloudrunv2.GetServiceResult, declared: Mapping[str, str]) -> list[str]:
+    """Return the outputs, or raise if Cloud Run does not run what the declared annotations stand for."""
+    [condition] = service.terminal_conditions
+    reason = ""
+    if condition.state != "CONDITION_SUCCEEDED":
+        reason = f"it is not ready: {condition.message or condition.state}"
+    elif service.annotations.get(FINGERPRINT) != declared[FINGERPRINT]:
+        reason = "Cloud Run refused its last update, so it still runs the revision before"
+    if reason:
+        place = f"--region={service.location} --project={service.project}"
+        raise pulumi.RunError(
+            f"Cloud Run service {service.name}: {reason}\n"
+            f"  Read its log: gcloud run services logs read {service.name} {place} --limit=50\n"
+            "  Fix the cause, then run: pulumi up --refresh\n"
+            "  If the cause was outside of the program, start a new revision first: "
+            f"gcloud run services update {service.name} {place} --revision-suffix=retry-1"
+        )
+    return outputs
 
 
 def _cloud_sql_client(

@@ -1,8 +1,8 @@
 """The queue between the web app and the handler, and the dead-letter queue.
 
 Owns both queues, who may add to the first, and the handler's rights on the second. Writes every rate and retry figure,
-because the server keeps the old value of a figure that is left out. A change of name or region replaces a queue: it is
-refused with deletion protection, and causes a warning without.
+because the server keeps the old value of a figure that is left out. A change of name or region replaces a queue, which
+causes a warning. A dead-letter queue that is not paused is an error.
 """
 
 from collections.abc import Sequence
@@ -47,8 +47,6 @@ class TaskQueueArgs(ProjectArgs):
     """Audience of the tokens. Cloud Tasks puts a token into a task when it is created, so it must not change."""
     handler_member: pulumi.Input[str]
     """The handler's account, `serviceAccount:EMAIL`, which stores and deletes dead letters."""
-    deletion_protection: bool
-    """Refuse to delete or replace either queue."""
 
 
 class TaskQueue(pulumi.ComponentResource):
@@ -75,16 +73,16 @@ class TaskQueue(pulumi.ComponentResource):
             ),
         )
         child = pulumi.ResourceOptions(parent=self)
-        for_queue = pulumi.ResourceOptions(
-            parent=self, depends_on=[args["apis"]["cloudtasks"]], protect=args["deletion_protection"]
-        )
+        for_queue = pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["cloudtasks"]])
         target: cloudtasks.QueueHttpTargetArgsDict = {
             "uri_override": pulumi.Output.from_input(args["service_url"]).apply(
                 lambda url: _override(url, args["handler_path"])
             ),
             "oidc_token": {"service_account_email": args["invoker_email"], "audience": args["audience"]},
         }
-        logging: cloudtasks.QueueStackdriverLoggingConfigArgsDict = {"sampling_ratio": args["attempt_log_ratio"]}
+        ratio = args["attempt_log_ratio"]
+        # the provider never sends a ratio of 0, so the block would be a change in every preview
+        logging: cloudtasks.QueueStackdriverLoggingConfigArgsDict | None = {"sampling_ratio": ratio} if ratio else None
         queue = cloudtasks.Queue(
             name,
             project=args["project"],
@@ -127,12 +125,16 @@ class TaskQueue(pulumi.ComponentResource):
             stackdriver_logging_config=logging,
             opts=for_queue,
         )
+        store = dead_letters.name
+        if not pulumi.runtime.is_dry_run():
+            # the provider creates the queue, then pauses it; Pulumi never notices if the second call failed
+            store = pulumi.Output.all(dead_letters.id, dead_letters.state).apply(lambda found: _paused(*found))
         handler_grants = [
             cloudtasks.QueueIamMember(
                 f"{name}-dead-letters-{role}",
                 project=args["project"],
                 location=args["location"],
-                name=dead_letters.name,
+                name=store,
                 role=f"roles/cloudtasks.{role}",
                 member=args["handler_member"],
                 opts=child,
@@ -166,6 +168,18 @@ def warn_of_a_move(hook: pulumi.ResourceHookArgs) -> None:
             f"{before} will be replaced by {after}: the queue, its dead-letter queue and all their tasks are deleted, "
             "and both names stay blocked for 3 to 7 days. Let both queues run empty first"
         )
+
+
+def _paused(path: str, state: str | None) -> str:
+    """Return the short name of the dead-letter queue, or raise if the queue is not paused."""
+    _, project, _, location, _, name = path.split("/")
+    if state != "PAUSED":
+        raise pulumi.RunError(
+            f"Queue {path} is {state or 'in an unknown state'}: it retries dead letters instead of keeping them\n"
+            f"  Pause it: gcloud tasks queues pause {name} --location={location} --project={project}\n"
+            "  Then run: pulumi up --refresh"
+        )
+    return name
 
 
 def _once(value: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember]) -> pulumi.Output[str]:

@@ -22,7 +22,7 @@ def test_production_guards_its_tasks_and_its_data_and_development_needs_no_secre
     production = declare("prod")
     assert production["Queue queue"]["retryConfig"]["maxAttempts"] == -1
     assert production.environment["SIMULATE_EFFECTS"] == "false"
-    assert production["Service handler"]["deletionProtection"] is True
+    assert "Service handler" in production.protected
     for key in SECRETS:
         with pytest.raises(SettingsError, match=f"{key} = '': must be set"):
             evaluate(config=configuration("prod"), secrets={k: t for k, t in SECRET_TEXTS.items() if key not in k})
@@ -59,6 +59,7 @@ def test_a_first_preview_does_not_know_what_servers_compute() -> None:
     declared = declare(preview=True)
     assert set(declared.exports.values()) == {None}
     assert unknown(dict(declared["Service handler"])) == {
+        "annotations.template-sha256",
         "template.serviceAccount",
         "template.containers.0.image",
         *(f"template.containers.0.envs.{place}.valueSource.secretKeyRef.version" for place in secret_places(declared)),

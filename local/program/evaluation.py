@@ -25,7 +25,7 @@ from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import SETTINGS, get_root_resource
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
-from local.program.servers import compute_outputs
+from local.program.servers import compute_outputs, service_state
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "cloud-run-tasks"
@@ -228,12 +228,17 @@ class _Servers(mocks.Mocks):
     def __init__(self, preview: bool, service_url: str) -> None:
         self._preview = preview
         self._service_url = service_url
+        self._services: dict[str, Mapping[str, Any]] = {}
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         if self._preview:
             return None, args.inputs
         id_, added = compute_outputs(args.typ, args.name, args.inputs, self._service_url)
+        if args.typ == "gcp:cloudrunv2/service:Service":
+            self._services[args.inputs["name"]] = args.inputs
         return id_, {**args.inputs, **added}
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
+        if args.token == "gcp:cloudrunv2/getService:getService":
+            return service_state(self._services[args.args["name"]]), []
         raise ProgramError(f"the program calls {args.token}, which has no answer without the cloud")

@@ -13,7 +13,8 @@ def compute_outputs(token: str, name: str, inputs: Mapping[str, Any], service_ur
     """The id of a resource of type `token`, and the outputs that are not among its inputs."""
     match token:
         case "gcp:cloudtasks/queue:Queue":
-            return f"projects/{inputs['project']}/locations/{inputs['location']}/queues/{inputs['name']}", {}
+            path = f"projects/{inputs['project']}/locations/{inputs['location']}/queues/{inputs['name']}"
+            return path, {"state": inputs.get("desiredState", "RUNNING")}
         case "gcp:cloudrunv2/service:Service":
             return f"{name}_id", {"uri": service_url}
         case "gcp:serviceaccount/account:Account":
@@ -29,3 +30,9 @@ def compute_outputs(token: str, name: str, inputs: Mapping[str, Any], service_ur
             digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
             return digest, {"repoDigest": f"{repository}@sha256:{digest}"}
     return f"{name}_id", {}
+
+
+def service_state(inputs: Mapping[str, Any], trouble: str = "") -> dict[str, Any]:
+    """What `getService` answers about a Cloud Run service that has these inputs."""
+    condition = {"state": "CONDITION_FAILED" if trouble else "CONDITION_SUCCEEDED", "message": trouble}
+    return {**inputs, "terminalConditions": [condition]}

@@ -33,7 +33,6 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
         maxAttempts="9",
         databasePool="5",
         handlerAccount="order-account",
-        deletionProtection="false",
     )
     service = declared["Service handler"]
     template = service["template"]
@@ -43,7 +42,6 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
     assert template["scaling"] == {"minInstanceCount": 0, "maxInstanceCount": 7}
     assert template["maxInstanceRequestConcurrency"] == 13
     assert template["serviceAccount"] == "order-account@shop-project.iam.gserviceaccount.com"
-    assert service["deletionProtection"] is False
     plain = declared.environment
     assert (plain["MAX_ATTEMPTS"], plain["HANDLER_TIMEOUT_SECONDS"]) == ("9", "123")
     assert plain["DATABASE_POOL"] == "5"

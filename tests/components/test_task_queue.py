@@ -34,6 +34,7 @@ def test_the_queue_writes_every_figure(retry_until_handled: str, attempts: int) 
         "maxRetryDuration": "0s",
     }
     assert queue["stackdriverLoggingConfig"] == {"samplingRatio": 0.25}
+    assert "stackdriverLoggingConfig" not in declare(attemptLogRatio="0")["Queue queue"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [("0.001", "0.001s"), ("0.1", "0.100s"), ("1.0", "1s"), ("10", "10s")])
@@ -115,9 +116,10 @@ def test_nobody_can_add_an_order_before_the_handler_can_store_what_fails(preview
 
 @pytest.mark.parametrize("protection", ["true", "false"])
 @pytest.mark.parametrize("stack", STACKS)
-def test_only_the_queues_are_protected_so_that_a_producer_can_be_removed(stack: str, protection: str) -> None:
+def test_what_cannot_be_made_again_is_protected_and_a_producer_can_be_removed(stack: str, protection: str) -> None:
     declared = declare(stack, deletionProtection=protection)
-    assert declared.protected == (QUEUES if protection == "true" else set())
+    kept = ("Repository ", "Service handler", "Queue ", "Secret ", "Account ")
+    assert declared.protected == {name for name in declared.resources if protection == "true" and name.startswith(kept)}
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -127,7 +129,8 @@ def test_the_engine_warns_of_another_path_and_destroys_without_the_program(stack
     assert list(declared.resources["TaskQueue queue"].options.hooks.before_update) == ["queue-moved"]
     # a hook before a deletion would stop `pulumi destroy` without --run-program
     hooks = [kind.name for each in declared.resources.values() for kind, _ in each.options.hooks.ListFields()]
-    assert hooks == ["before_update"]
+    assert set(hooks) == {"before_update", "after_create", "on_error"}
+    assert hooks.count("before_update") == 1
 
 
 MOVED = PATH.replace("europe-west1", "us-central1")

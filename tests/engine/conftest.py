@@ -1,6 +1,7 @@
 """Runs the program with Pulumi's real engine, which needs the Pulumi CLI, and stand-ins for the providers."""
 
 import contextlib
+import gc
 import logging
 import os
 import shlex
@@ -13,6 +14,7 @@ from typing import Protocol
 import pytest
 from pulumi.automation import PulumiFn
 
+from components import lifecycle
 from local.program import ROOT, run_file
 from tests.engine.deployment import Deployment
 from tests.engine.providers import Cloud, serving
@@ -33,6 +35,16 @@ def cloud() -> Cloud:
 
 
 @pytest.fixture(autouse=True)
+def _waits(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Note each wait for a new grant or API among the requests, and do not wait."""
+
+    async def sleep(seconds: float) -> None:
+        cloud.requests.append(f"wait {seconds}")
+
+    monkeypatch.setattr(lifecycle, "sleep", sleep)
+
+
+@pytest.fixture(autouse=True)
 def _engine() -> None:
     if not shutil.which("pulumi"):
         pytest.skip("no pulumi on the path: install the Pulumi CLI, https://www.pulumi.com/docs/install/")
@@ -49,6 +61,7 @@ def deploy(cloud: Cloud, tmp_path: Path) -> Iterator[Deploy]:
             return ended.enter_context(contextlib.closing(Deployment(stack, providers, tmp_path, program)))
 
         yield deploy
+    gc.collect()  # outputs of failed runs, which nobody awaited
     asyncio.setLevel(level)  # the automation API raised it and never restores it
 
 

@@ -4,9 +4,9 @@ The program runs in this process and the engine calls it, so that no language ho
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,9 @@ class Deployment:
         self._settings.write_text(before)
         return run
 
-    def up(self, policies: Path | None = None) -> Run:
-        """Refreshes too: nothing changes behind Pulumi's back."""
-        return self._run(self._stack.up, policies, refresh=True)
+    def up(self, policies: Path | None = None, refresh: bool = True) -> Run:
+        """Sends what it can without a preview, as CI does."""
+        return self._run(self._stack.up, policies, refresh=refresh)
 
     def destroy(self) -> Run:
         """Nothing is deleted if the preview, which `pulumi destroy` begins with, fails."""
@@ -99,16 +99,14 @@ class Deployment:
         return preview if preview.error else self._run(self._stack.destroy)
 
     def close(self) -> None:
-        """End the runs of the program, which the automation API leaves with their loops where the engine ends first."""
+        """Close the loops of the program's runs, and what still waits in those that the engine ended."""
         for loop in self._loops:
-            for _ in range(100):  # a run's own thread may still be in it
-                if loop.is_running():
-                    time.sleep(0.1)
-            if not loop.is_closed():
-                left = asyncio.all_tasks(loop)
-                for task in left:
-                    task.cancel()
-                loop.run_until_complete(asyncio.wait(left, timeout=10) if left else asyncio.sleep(0))
+            if not loop.is_running():
+                for task in asyncio.all_tasks(loop):
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    coroutine = task.get_coro()
+                    with contextlib.suppress(RuntimeError):  # its `finally` finds no running loop
+                        coroutine and coroutine.close()
                 loop.close()
 
     def _run(self, command: Callable[..., object], policies: Path | None = None, **options: bool) -> Run:

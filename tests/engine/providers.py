@@ -1,8 +1,9 @@
 """Google's and Docker's providers as the engine sees them, stood in for by a server of our own.
 
-It computes what the servers compute (`local.program.servers`), and knows which inputs cannot change in place.
-It takes every input that the SDK sends: whether a real provider accepts it, what a default does to a later diff, and
-whether the deployer may do it at all, only a real `pulumi up` can show.
+It computes what the servers compute (`local.program.servers`), knows which inputs cannot change in place, and fails as
+Google's provider does: what could not be brought to its state is recorded as if it had been. It takes every input that
+the SDK sends: whether a real provider accepts it, what a default does to a later diff, and whether the deployer may do
+it at all, only a real `pulumi up` can show.
 """
 
 # ruff: noqa: N802 - methods are named by the protocol
@@ -14,20 +15,34 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
-from google.protobuf import empty_pb2, json_format, struct_pb2
+from google.protobuf import any_pb2, empty_pb2, json_format, struct_pb2
+from google.rpc import status_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from local.program import SERVICE_URL
-from local.program.servers import compute_outputs
+from local.program.servers import compute_outputs, service_state
 
 PACKAGES = ("gcp", "docker")
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """The protocol's text for an unknown value."""
 FORCE_NEW = {
-    *("project", "location", "name", "service", "accountId", "repositoryId", "format", "secretId", "replication"),
+    *(
+        "project",
+        "location",
+        "region",
+        "name",
+        "service",
+        "accountId",
+        "repositoryId",
+        "format",
+        "secretId",
+        "replication",
+    ),
     *("secret", "secretData", "serviceAccountId", "role", "member"),
 }
 """Inputs whose change replaces the resource, of whichever type, as the schemas of Google's provider say."""
+QUEUE = "gcp:cloudtasks/queue:Queue"
+SERVICE = "gcp:cloudrunv2/service:Service"
 
 
 class Cloud:
@@ -36,8 +51,18 @@ class Cloud:
     def __init__(self) -> None:
         self.context = "sha256:first"
         """Digest of the files that the image is built from."""
-        self.changed: list[str] = []
-        """Names of the resources that were created, updated or deleted, previews excluded."""
+        self.requests: list[str] = []
+        """What was asked for, such as `create Queue queue`, previews excluded."""
+        self.refusal = ""
+        """Why APIs and Cloud Run refuse requests; empty if they do not."""
+        self.unready = ""
+        """Why new revisions do not become ready; empty if they do."""
+        self.pause_fails = False
+        """The call that pauses a new queue fails."""
+        self.services: dict[str, dict[str, Any]] = {}
+        """What `getService` answers, by name."""
+        self.queue_states: dict[str, str] = {}
+        """RUNNING or PAUSED, by the queue's path."""
 
 
 class Provider(provider_pb2_grpc.ResourceProviderServicer):
@@ -79,7 +104,10 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.CheckResponse(inputs=_struct(inputs))
 
     def Diff(self, request: provider_pb2.DiffRequest, context: grpc.ServicerContext) -> provider_pb2.DiffResponse:
-        old, new = json_format.MessageToDict(request.old_inputs), json_format.MessageToDict(request.news)
+        """Compares with the outputs, as Google's provider does: the engine keeps old inputs if an update failed."""
+        new, old_inputs = json_format.MessageToDict(request.news), json_format.MessageToDict(request.old_inputs)
+        outputs = json_format.MessageToDict(request.olds)
+        old = {key: value for key, value in outputs.items() if key in new or key in old_inputs}
         changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         replaces = [key for key in changed if key in FORCE_NEW]
         kinds = provider_pb2.DiffResponse
@@ -97,7 +125,12 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         if request.preview:
             id_, added = "", dict.fromkeys(added, UNKNOWN)
         else:
-            self._record(request.urn)
+            self._record("create", request.urn)
+            if self._cloud.refusal and _token(request.urn) in (SERVICE, "gcp:projects/service:Service"):
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, self._cloud.refusal)
+            trouble = self._apply(_token(request.urn), id_, inputs)
+            if trouble:
+                _fail(context, id_, inputs, inputs, trouble)
         return provider_pb2.CreateResponse(id=id_, properties=_struct({**inputs, **added}))
 
     def Update(self, request: provider_pb2.UpdateRequest, context: grpc.ServicerContext) -> provider_pb2.UpdateResponse:
@@ -106,26 +139,75 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         _, added = compute_outputs(_token(request.urn), _name(request.urn), inputs, SERVICE_URL)
         if request.preview:
             added = {key: value if old.get(key) == value else UNKNOWN for key, value in added.items()}
+        elif all(old.get(key) == value for key, value in inputs.items()):
+            return provider_pb2.UpdateResponse(properties=request.olds)  # the engine also updates what had failed
         else:
-            self._record(request.urn)
+            self._record("update", request.urn)
+            refused = self._cloud.refusal if _token(request.urn) == SERVICE else ""
+            trouble = refused or self._apply(_token(request.urn), request.id, inputs)
+            if trouble:
+                _fail(context, request.id, {**old, **inputs}, inputs, trouble)
         return provider_pb2.UpdateResponse(properties=_struct({**inputs, **added}))
 
     def Read(self, request: provider_pb2.ReadRequest, context: grpc.ServicerContext) -> provider_pb2.ReadResponse:
-        """Nothing changes behind Pulumi's back."""
-        return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
+        """Only services and queues change behind Pulumi's back."""
+        outputs, inputs = json_format.MessageToDict(request.properties), json_format.MessageToDict(request.inputs)
+        if _token(request.urn) == SERVICE:
+            _, added = compute_outputs(SERVICE, "", inputs, SERVICE_URL)
+            inputs = {key: self._cloud.services[inputs["name"]][key] for key in inputs}
+            outputs = {**inputs, **added}
+        elif _token(request.urn) == QUEUE:
+            outputs["state"] = self._cloud.queue_states[request.id]
+            if outputs.get("stackdriverLoggingConfig") == {"samplingRatio": 0}:
+                del inputs["stackdriverLoggingConfig"]  # Google's provider never sends it
+        return provider_pb2.ReadResponse(id=request.id, properties=_struct(outputs), inputs=_struct(inputs))
+
+    def Invoke(self, request: provider_pb2.InvokeRequest, context: grpc.ServicerContext) -> provider_pb2.InvokeResponse:
+        assert request.tok == "gcp:cloudrunv2/getService:getService"
+        response = provider_pb2.InvokeResponse()
+        getattr(response, "return").update(self._cloud.services[json_format.MessageToDict(request.args)["name"]])
+        return response
 
     def Delete(self, request: provider_pb2.DeleteRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:
         if json_format.MessageToDict(request.properties).get("deletionProtection"):
             reason = "cannot destroy service without setting deletion_protection=false"
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
-        self._record(request.urn)
+        self._record("delete", request.urn)
         return empty_pb2.Empty()
 
     def Cancel(self, request: empty_pb2.Empty, context: grpc.ServicerContext) -> empty_pb2.Empty:
         return empty_pb2.Empty()
 
-    def _record(self, urn: str) -> None:
-        self._cloud.changed.append(_name(urn))
+    def _record(self, verb: str, urn: str) -> None:
+        self._cloud.requests.append(f"{verb} {_token(urn).rpartition(':')[2]} {_name(urn)}")
+
+    def _apply(self, token: str, id_: str, inputs: dict[str, Any]) -> str:
+        """Bring the cloud to what the inputs say. Returns why that failed half-way, or nothing."""
+        if token == SERVICE:
+            self._cloud.services[inputs["name"]] = service_state(inputs, self._cloud.unready)
+            return self._cloud.unready
+        if token == QUEUE:
+            state = inputs.get("desiredState", "RUNNING")
+            if state == "PAUSED" and self._cloud.pause_fails:
+                self._cloud.queue_states[id_] = "RUNNING"
+                return "Error pausing queue"
+            self._cloud.queue_states.setdefault(id_, state)
+        return ""
+
+
+def _fail(
+    context: grpc.ServicerContext, id_: str, outputs: Mapping[str, Any], inputs: Mapping[str, Any], reason: str
+) -> None:
+    """Fail half-way; the engine records outputs and inputs all the same."""
+    detail = any_pb2.Any()
+    detail.Pack(
+        provider_pb2.ErrorResourceInitFailed(
+            id=id_, properties=_struct(outputs), inputs=_struct(inputs), reasons=[reason]
+        )
+    )
+    status = status_pb2.Status(code=grpc.StatusCode.UNKNOWN.value[0], message=reason, details=[detail])
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(grpc.StatusCode.UNKNOWN, reason)
 
 
 @contextmanager

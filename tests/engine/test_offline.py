@@ -43,7 +43,7 @@ def test_the_first_preview_of_dev_needs_no_network_and_builds_no_image() -> None
     assert preview.returncode == 0, preview.stderr
     result = json.loads(preview.stdout)
     assert result["interfaces"] == ["lo"]
-    assert (result["error"], result["warnings"], result["changed"]) == ("", [], [])
+    assert (result["error"], result["warnings"], result["requests"]) == ("", [], [])
     assert result["steps"]["Image handler-image"] == "create"
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     with serving(cloud) as providers, tempfile.TemporaryDirectory() as folder:
         run = Deployment("dev", providers, Path(folder), run_program).preview()
     interfaces = [name for _, name in socket.if_nameindex()]
-    print(json.dumps({**dataclasses.asdict(run), "interfaces": interfaces, "changed": cloud.changed}))  # noqa: T201
+    print(json.dumps({**dataclasses.asdict(run), "interfaces": interfaces, "requests": cloud.requests}))  # noqa: T201
 
 
 if __name__ == "__main__":

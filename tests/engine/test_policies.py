@@ -77,4 +77,4 @@ def test_each_policy_is_refused_by_name_with_its_remedy_and_nothing_is_created(
     for name, message in run.violations:
         assert REMEDIES[name] in message
         assert f"[mandatory]  {name}" in run.error
-    assert cloud.changed == []
+    assert cloud.requests == []

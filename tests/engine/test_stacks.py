@@ -22,9 +22,10 @@ from tests.engine.providers import Cloud
 
 WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
 REGISTRY = "us-central1-docker.pkg.dev/shop-project"
+ROLLOUT = "update annotations template"
 CHANGES: dict[str, tuple[object, dict[str, str]]] = {
     "maxDispatchesPerSecond": (7, {"Queue queue": "update rateLimits"}),
-    "memory": ("1Gi", {"Service handler": "update template"}),
+    "memory": ("1Gi", {"Service handler": ROLLOUT}),
     "producersActAsInvoker": (True, {}),
     "producers": (
         [WEB],
@@ -32,7 +33,16 @@ CHANGES: dict[str, tuple[object, dict[str, str]]] = {
     ),
 }
 """Settings, another value of each, and all that it changes."""
-REBUILD = {"Image handler-image": "update build", "Service handler": "update template"}
+REBUILD = {"Image handler-image": "update build", "Service handler": ROLLOUT}
+RENAMES = {
+    "serviceName": ("another-handler", "Service handler"),
+    "handlerAccount": ("another-handler-sa", "Account handler-account"),
+    "invokerAccount": ("another-invoker", "Account invoker"),
+    "queueName": ("orders", "Queue queue"),
+    "repositoryName": ("orders", "Repository handler-image-repository"),
+    "region": ("europe-west1", "Service handler"),
+}
+"""Settings that name something in the cloud, another name, and what is replaced."""
 QUEUES = {
     *("Queue queue", "Queue queue-dead-letters", f"QueueIamMember queue-enqueuer-{WEB}"),
     *(f"QueueIamMember queue-dead-letters-{role}" for role in ("enqueuer", "taskDeleter", "viewer")),
@@ -56,7 +66,7 @@ def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud:
     )
     created = {f"{each.type.rpartition(':')[2]} {each.name}": "create" for each in declared.resources.values()}
     assert did(deployment.preview(policies=policies)) == created
-    assert cloud.changed == []  # so nothing was built
+    assert cloud.requests == []  # so nothing was built
     first = deployment.up()
     assert did(first) == created
     assert first.exports == {**declared.exports, "image": first.exports["image"]}
@@ -69,7 +79,7 @@ def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud:
     assert did(elsewhere) == {
         "Image handler-image": "delete",
         "ImageCopy handler-image-copy": "create",
-        "Service handler": "update template",
+        "Service handler": ROLLOUT,
     }
     cloud.context = "sha256:second"
     assert did(deployment.preview()) == REBUILD
@@ -92,26 +102,27 @@ def test_a_stack_copies_its_image_into_its_own_repository_in_its_first_update(
     prod.set({"image": images[0]})
     with monkeypatch.context() as without:
         without.setattr(shutil, "which", lambda name: None)
-        assert "skopeo, which copies it" in (refused := prod.preview()).error
-    assert (refused.steps, cloud.changed) == ({}, [])
+        assert "skopeo, which copies it" in (refused := prod.up()).error
+    assert (refused.steps, cloud.requests) == ({}, [])
 
     refusal = skopeo.with_name("calls.refused")
     refusal.write_text("unauthorized")
     failed = prod.up().error
     assert f"{images[0]} was not copied" in failed
     assert "unauthorized" in failed
-    assert "handler-image-repository" in cloud.changed
-    assert "handler" not in cloud.changed  # a service that runs what is not there yet would fail
+    assert "create Repository handler-image-repository" in cloud.requests
+    assert "create Service handler" not in cloud.requests  # a service that runs what is not there yet would fail
     refusal.unlink()
 
-    for image in images:
-        skopeo.write_text("")
+    skopeo.write_text("")
+    for image in (*images, images[0]):
         prod.set({"image": image})
-        own = f"{REGISTRY}/cloud-run-tasks-prod/task-handler-prod"
-        assert prod.up().exports["image"] == f"{own}@{image.partition('@')[2]}"
+        ran = f"{REGISTRY}/cloud-run-tasks-prod/task-handler-prod"
+        assert prod.up().exports["image"] == f"{ran}@{image.partition('@')[2]}"
+        assert did(prod.up()) == {}
         [call] = skopeo.read_text().splitlines()
-        assert call.endswith(f"docker://{image} docker://{own}:latest")
-    assert did(prod.preview({"image": f"{own}@{images[1].partition('@')[2]}"})) == {}  # the image that already runs
+        assert call.endswith(f"docker://{image} docker://{ran}:latest")
+        skopeo.write_text("")
 
 
 def replaced(run: Run) -> set[str]:
@@ -135,19 +146,134 @@ def test_dev_warns_of_a_move_tells_all_that_it_replaces_and_is_destroyed_at_the_
     assert destroyed.keys() >= QUEUES
 
 
-def test_prod_refuses_a_move_and_is_not_destroyed_before_its_protection_is_off(
+@pytest.mark.timeout(300)
+def test_prod_refuses_a_rename_and_is_not_destroyed_before_its_protection_is_off(
     deploy: Deploy, cloud: Cloud, policies: Path, skopeo: Path
 ) -> None:
     prod = deploy("prod")
     prod.set_secrets(PLACEHOLDERS)
     lives(prod, "prod", PLACEHOLDERS, cloud, policies)
 
-    for refused in prod.preview({"queueName": "orders"}), prod.destroy():
-        for queue in "queue", "queue-dead-letters":
-            assert re.search(rf"Queue::{queue}\W.*protect", refused.error, re.DOTALL)
-    prod.set({"deletionProtection": False})
-    assert did(prod.up()) == {"Service handler": "update deletionProtection"}
+    cloud.requests.clear()
+    refused = prod.preview({key: name for key, (name, _) in RENAMES.items()}).error
+    for _, kept in RENAMES.values():
+        assert re.search(rf"{kept.replace(' ', '::')}.\s+as it is currently marked for protection", refused), kept
+    assert re.search(r"Queue::queue\W.*protect", prod.destroy().error, re.DOTALL)
+    assert cloud.requests == []
+    prod.set({"region": "europe-west1"})
+    assert "unable to replace" in prod.up().error  # without a preview, as in CI
+    assert not any(request.startswith("delete") for request in cloud.requests)
+
+    prod.set({"region": "us-central1", "deletionProtection": False})
+    assert prod.up().error == ""
     assert did(prod.destroy())["Service handler"] == "delete"
+
+
+def assert_deletions_last(cloud: Cloud) -> None:
+    deletions = [request.startswith("delete") for request in cloud.requests]
+    assert deletions == sorted(deletions), cloud.requests
+
+
+@pytest.mark.timeout(300)
+def test_a_rename_creates_every_successor_before_it_deletes_what_serves(deploy: Deploy, cloud: Cloud) -> None:
+    prod = deploy("prod")
+    prod.set_secrets(PLACEHOLDERS)
+    prod.set({"deletionProtection": False, "producers": [WEB]})
+    did(prod.up())
+    for key, (name, replaced) in RENAMES.items():
+        cloud.requests.clear()
+        prod.set({key: name})
+        run = prod.up()
+        assert run.error == "", key
+        assert_deletions_last(cloud)
+        created, deleted = (
+            {request.partition(" ")[2] for request in cloud.requests if request.startswith(verb)}
+            for verb in ("create", "delete")
+        )
+        assert replaced in deleted == created, key
+    assert did(prod.up()) == {}
+
+
+TROUBLE = "Revision 'task-handler-00001-abc' is not ready: the container exited with status 1"
+
+
+@pytest.mark.timeout(300)
+def test_a_rollout_that_failed_stays_red_until_the_service_runs_what_is_declared(deploy: Deploy, cloud: Cloud) -> None:
+    dev = deploy("dev")
+    cloud.unready = TROUBLE
+    assert TROUBLE in dev.up().error
+    cloud.requests.clear()
+    for again in dev.up(refresh=False), dev.up(), dev.up(refresh=False):
+        for text in TROUBLE, "gcloud run services logs read task-handler", "pulumi up --refresh":
+            assert text in again.error
+    assert (cloud.requests, dev.preview().error) == ([], "")
+
+    cloud.unready, cloud.context = "", "sha256:second"
+    assert did(dev.up())["Queue queue"] == "create"
+
+    cloud.refusal = "memory above 4Gi needs more CPU"
+    dev.set({"memory": "4Gi"})
+    assert cloud.refusal in dev.up().error
+    cloud.refusal = ""
+    assert "refused its last update" in dev.up(refresh=False).error
+    assert did(dev.up()) == {"Service handler": ROLLOUT}
+
+    cloud.unready = TROUBLE
+    dev.set({"serviceName": "another-handler"})
+    cloud.requests.clear()
+    for _ in range(2):
+        assert TROUBLE in dev.up().error
+    assert not [request for request in cloud.requests if request.startswith("delete") or "Queue" in request]
+
+
+def test_a_dead_letter_queue_that_could_not_be_paused_is_refused_until_it_is(deploy: Deploy, cloud: Cloud) -> None:
+    dev = deploy("dev")
+    cloud.pause_fails = True
+    assert "Error pausing queue" in dev.up().error
+    cloud.pause_fails = False
+    for again in dev.up(refresh=False), dev.up():
+        for text in "it retries dead letters", "gcloud tasks queues pause cloud-run-tasks-dead-letters --location=us":
+            assert text in again.error
+    cloud.queue_states["projects/shop-project/locations/us-central1/queues/cloud-run-tasks-dead-letters"] = "PAUSED"
+    assert did(dev.up())["QueueIamMember queue-dead-letters-enqueuer"] == "create"
+    assert did(dev.up()) == {}
+
+
+def test_the_first_run_names_the_apis_that_it_needs_and_waits_for_each_grant(deploy: Deploy, cloud: Cloud) -> None:
+    prod = deploy("prod")
+    prod.set_secrets(PLACEHOLDERS)
+    cloud.refusal = "Cloud Resource Manager API has not been used in project 1 before or it is disabled"
+    refused = prod.up()
+    assert "gcloud services enable cloudresourcemanager.googleapis.com serviceusage.googleapis.com" in refused.error
+    cloud.refusal = ""
+    cloud.requests.clear()
+    did(prod.up())
+    before = cloud.requests[: cloud.requests.index("create Service handler")]
+    waited = sum(request.startswith("wait") for request in before)
+    assert waited == sum("Service apis-" in request or "SecretIamMember" in request for request in before)
+    assert "wait" in cloud.requests[cloud.requests.index("create ServiceIamMember invoker-run") + 1]
+
+
+def test_a_queue_without_attempt_logs_settles(deploy: Deploy) -> None:
+    dev = deploy("dev")
+    dev.set({"attemptLogRatio": 0})
+    assert did(dev.up())["Queue queue"] == "create"
+    assert did(dev.up()) == {}
+
+
+def test_a_rollback_deploys_an_earlier_image_and_builds_nothing(deploy: Deploy, cloud: Cloud, skopeo: Path) -> None:
+    dev = deploy("dev")
+    first = dev.up().exports["image"]
+    cloud.context = "sha256:second"
+    assert dev.up().exports["image"] != first
+    dev.set({"image": first})
+    back = dev.up()
+    assert did(back) == {
+        "Image handler-image": "delete",  # of the state alone
+        "ImageCopy handler-image-copy": "create",
+        "Service handler": ROLLOUT,
+    }
+    assert back.exports["image"] == first
 
 
 def test_a_queue_that_had_no_target_gets_one_in_place_with_the_tasks_in_it(deploy: Deploy) -> None:
@@ -169,20 +295,19 @@ def test_a_queue_that_had_no_target_gets_one_in_place_with_the_tasks_in_it(deplo
     assert did(dev.up()) == {"Queue queue": "update httpTarget"}
 
 
-def test_a_stack_of_the_earlier_program_loses_nothing_that_serves(deploy: Deploy) -> None:
-    # The prod stack with one producer, as the program deployed it before queues had a target and orders an outbox.
+def test_a_stack_of_the_earlier_program_loses_nothing_that_serves(deploy: Deploy, cloud: Cloud) -> None:
+    # The prod stack with one producer, as the program deployed it before secrets were kept in the region.
     prod = deploy("prod")
     prod.set_secrets({**PLACEHOLDERS, "warehouseUrl": "http://local"})
     prod.set({"producers": [WEB]})
     prod.import_state(json.loads((Path(__file__).parent / "earlier_state.json").read_text()))
-    steps = did(prod.preview())
-    assert steps["Queue queue"] == "update httpTarget"
-    assert steps["Job relay"] == "create"
+    steps = did(prod.up(refresh=False))
     lost = {name for name, step in steps.items() if step.startswith(("replace", "delete"))}
-    # producersActAsInvoker is false in prod, and secrets are kept in the region
     labels = ("database-url", "smtp-url", "warehouse-url", "warehouse-secret")
-    kinds = ("Secret", "SecretIamMember", "SecretVersion")
-    assert lost == {f"IAMMember invoker-user-{WEB}", *(f"{kind} handler-{label}" for kind in kinds for label in labels)}
+    assert lost == {
+        f"{kind} handler-{label}" for kind in ("Secret", "SecretIamMember", "SecretVersion") for label in labels
+    }
+    assert_deletions_last(cloud)
 
 
 def test_a_setting_that_there_is_not_is_refused_before_anything_is_declared(deploy: Deploy) -> None:
