@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -57,9 +57,10 @@ _NEXT = (
 _AFTER = " AND (added_at, task_id) > (:added_at, :task)"
 _DELETE = text("DELETE FROM outbox WHERE task_id = :task")
 _REFUSE = text("UPDATE outbox SET refused = :reason WHERE task_id = :task AND refused IS NULL")
-_BACKLOG = text(
-    f"SELECT count(*) FILTER (WHERE {_OPEN}), count(*) FILTER (WHERE {_OPEN} AND {_OLDER} "
-    "AND (due IS NULL OR due <= :horizon - :age)), count(*) FILTER (WHERE refused IS NOT NULL) FROM outbox"
+_COUNT = text(
+    f"SELECT count(*) FILTER (WHERE {_OPEN}) AS waiting, count(*) FILTER (WHERE {_OPEN} AND {_OLDER} "
+    "AND (due IS NULL OR due <= :horizon - :age)) AS late, "
+    "count(*) FILTER (WHERE refused IS NOT NULL) AS refused FROM outbox"
 )
 
 
@@ -73,28 +74,20 @@ class Row(NamedTuple):
     added_at: object
 
 
-class Backlog(NamedTuple):
-    """The rows that are left."""
-
-    waiting: int
-    """To be sent in a later pass."""
-    late: int
-    """Of these, the ones that wait longer than they should."""
-    refused: int
-
-
 @dataclass(slots=True)
 class Pass:
     """What a pass did."""
 
     sent: int = 0
-    backlog: Backlog | None = None
+    left: Mapping[str, int] = field(default_factory=dict)
+    """The rows that are `waiting` for a later pass, those of them that are `late`, and the `refused` ones; empty if not
+    known."""
     failure: str | None = None
     """Why it ended early."""
 
-    def counts(self) -> dict[str, object]:
+    def counts(self) -> dict[str, int]:
         """What its caller is told."""
-        return {"sent": self.sent, **(self.backlog._asdict() if self.backlog else {})}
+        return {"sent": self.sent, **self.left}
 
 
 class Relay:
@@ -119,7 +112,7 @@ class Relay:
         try:
             clock = await self._database.run(lambda connection: float(connection.scalar(select(now())) or 0))
             await self._send_all(clock, done)
-            done.backlog = await self._database.run(partial(_backlog, clock=clock))
+            done.left = await self._database.run(partial(_count, clock=clock))
         except TransientError as error:
             done.failure = str(error)
         except Exception as error:
@@ -179,9 +172,9 @@ def _next(connection: Connection, clock: float, after: Row | None) -> list[Row]:
     return [Row(*row) for row in connection.execute(text(_NEXT.format(after=_AFTER if after else "")), values)]
 
 
-def _backlog(connection: Connection, clock: float) -> Backlog:
+def _count(connection: Connection, clock: float) -> dict[str, int]:
     values = {"now": clock, "age": LATE_SECONDS, "horizon": clock + HORIZON_SECONDS}
-    return Backlog(*connection.execute(_BACKLOG, values).one())
+    return dict(connection.execute(_COUNT, values).mappings().one())
 
 
 def _note(connection: Connection, sent: Sequence[object], refused: Mapping[object, str]) -> None:
@@ -218,11 +211,11 @@ def _log_failure(task: object, error: Exception) -> None:
 
 def _log(done: Pass) -> None:
     """One line a pass. Alerting reads `relayed`, `outboxLate` and `outboxRefused`."""
-    waiting, late, refused = done.backlog or Backlog(0, 0, 0)
+    late, refused = done.left.get("late"), done.left.get("refused")
     level = logging.ERROR if late or refused else logging.WARNING if done.failure else logging.INFO
     message = f"The relay sent {done.sent}"
-    if done.backlog:
-        message += f"; {waiting} wait, {late} of them for over {LATE_SECONDS} s; {refused} are refused"
+    if done.left:
+        message += f"; {done.left['waiting']} wait, {late} of them for over {LATE_SECONDS} s; {refused} are refused"
     if done.failure:
         message += f"; it ended early: {done.failure}"
     fields = {"relayed": done.failure is None, "outboxLate": late or None, "outboxRefused": refused or None}

@@ -268,7 +268,7 @@ async def test_a_database_or_credentials_that_are_away_end_the_pass(
         raise OSError("no credentials")
 
     away = await Relay(Away(), QUEUE, without_credentials).run()  # type: ignore[arg-type]
-    assert (away.failure, away.backlog) == ("The database is away", None)
+    assert (away.failure, away.counts()) == ("The database is away", {"sent": 0})
     await add(database, {})
     failed = await Relay(database, QUEUE, without_credentials).run()
     assert "no credentials" in (failed.failure or "")
