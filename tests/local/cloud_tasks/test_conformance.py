@@ -25,8 +25,6 @@ GUIDE = "the service's guides: quotas, queue configuration, IAM"
 OURS = "a documented rule; no answer is on record, so the words are ours"
 
 QUEUE = f"{LOCATION}/queues/q"
-PAUSED = f"{LOCATION}/queues/paused"
-MISSING = f"{LOCATION}/queues/missing"
 TASK = f"{QUEUE}/tasks/live"
 ABSENT = f"{QUEUE}/tasks/absent"
 UPDATED = f"{LOCATION}/queues/updated"
@@ -71,28 +69,20 @@ DEFAULTS: dict[str, Any] = {
 ROWS = [
     Row("get_queue", {"name": QUEUE}, "OK", {"name": QUEUE, "state": "RUNNING", **DEFAULTS}, REFERENCE),
     Row("create_queue", {"parent": ELSEWHERE, "queue": {"name": f"{ELSEWHERE}/queues/new"}}, "OK", DEFAULTS, REFERENCE),
-    Row("update_queue", {"queue": {"name": f"{LOCATION}/queues/upserted"}}, "OK", DEFAULTS, REFERENCE),
-    Row("purge_queue", {"name": MISSING}, "NOT_FOUND", "Queue does not exist...", REFERENCE),
     Row("create_queue", queue(app_engine_routing_override={"service": "s"}), "UNIMPLEMENTED", "App Engine routing is not served here...", OURS),
     Row("update_queue", update("rate_limits.max_dispatches_per_second", rate_limits={"max_dispatches_per_second": 5}), "OK", {"rateLimits": {"maxDispatchesPerSecond": 5.0, "maxBurstSize": 10, "maxConcurrentDispatches": 7}}, REFERENCE),
-    Row("update_queue", update("retry_config.max_attempts"), "OK", {"retryConfig": {**DEFAULTS["retryConfig"], "maxBackoff": "60s"}}, REFERENCE),
     Row("update_queue", update("retry_config.max_doublings http_target.http_method", http_target={"http_method": "PUT"}), "OK", {"httpTarget": {"httpMethod": "PUT", "uriOverride": {"host": "h.example"}}}, REFERENCE),
     Row("list_queues", {"parent": LISTED, "page_size": 2}, "OK", {"queues": [{"name": f"{LISTED}/queues/a"}, {"name": f"{LISTED}/queues/b"}]}, REFERENCE),
     Row("list_queues", {"parent": LISTED, "filter": "name: queues/c"}, "OK", {"queues": [{"name": f"{LISTED}/queues/c"}]}, REFERENCE),
     Row("list_queues", {"parent": LISTED, "filter": "name:" + "(" * 500}, INVALID, "Invalid filter.", OURS),
     Row("list_queues", {"parent": LISTED, "filter": "(" * 500}, INVALID, "Invalid filter.", OURS),
-    Row("list_queues", {"parent": "projects/empty/locations/us-central1"}, "OK", {}, REFERENCE),
     Row("set_iam_policy", {"resource": QUEUE, "policy": {"bindings": [{"role": "roles/cloudtasks.viewer", "members": ["user:a@b.c"]}]}}, "OK", {"bindings": [{"role": "roles/cloudtasks.viewer", "members": ["user:a@b.c"]}]}, GUIDE),
     Row("set_iam_policy", {"resource": QUEUE, "policy": {"bindings": [{"role": "roles/run.invoker", "members": ["user:a@b.c"]}]}}, INVALID, "Role roles/run.invoker is not supported for this resource.", GUIDE),
     Row("create_task", task("new"), "OK", {"name": f"{QUEUE}/tasks/new", "view": "BASIC"}, REFERENCE),
-    Row("get_task", {"name": TASK}, "OK", {"name": TASK, "view": "BASIC", "dispatchDeadline": "600s", "createTime": "2027-01-15T08:00:00Z", "scheduleTime": "2027-01-15T08:00:00Z"}, REFERENCE),
     Row("create_task", task(http_request={"url": f"https://handler.example/{'u' * 2083}"}), INVALID, "HttpRequest.url must be at most 2083 characters long.", OURS),
     Row("create_task", task(http_request={"headers": {"X-Large": "x" * 81920}}), INVALID, "HttpRequest.headers must be smaller than 80 KB.", OURS),
-    Row("create_task", task(http_request={"body": b"x" * 2**20}), INVALID, "Task size too large", GUIDE),
-    Row("create_task", task("truncated", dispatch_deadline="15.0009s", schedule_time="2027-01-16T08:00:00.123456789Z"), "OK", {"dispatchDeadline": "15s", "scheduleTime": "2027-01-16T08:00:00.123456Z"}, REFERENCE),
     Row("create_task", task(http_request={"oidc_token": {"service_account_email": "ghost@shop.example"}}), "PERMISSION_DENIED", DENIED.format("ghost@shop.example") + "...", GUIDE),
     Row("create_task", {"parent": QUEUE, "task": {"app_engine_http_request": {}}}, "UNIMPLEMENTED", "App Engine tasks are not served here; create an HTTP task", OURS),
-    Row("list_tasks", {"parent": QUEUE, "page_token": "bad"}, INVALID, "Invalid page_token", REFERENCE),
     Row("get_operation", {"name": f"{LOCATION}/operations/none"}, "NOT_FOUND", NO_ENTITY, OURS),
     Row("list_locations", {"name": "projects/listed"}, "OK", {"locations": [{"locationId": "us-central1", "name": LISTED}]}, REFERENCE),
     Row("get_location", {"name": f"{ELSEWHERE}-none"}, "NOT_FOUND", f"Location {ELSEWHERE}-none has no queue here", OURS),
@@ -111,7 +101,7 @@ UPDATED_BEFORE = {
 def call(request: pytest.FixtureRequest) -> Iterator[Client]:
     """The official client of a service with the queues and tasks that the rows name."""
     with Serving() as service, client(request.param, service.grpc, service.rest) as call:
-        for name in (QUEUE, PAUSED, *(f"{LISTED}/queues/{letter}" for letter in "abc")):
+        for name in (QUEUE, *(f"{LISTED}/queues/{letter}" for letter in "abc")):
             assert call("create_queue", {"parent": name.partition("/queues/")[0], "queue": {"name": name}})[0] == "OK"
         assert call("create_task", task("live"))[0] == "OK"
         yield call
