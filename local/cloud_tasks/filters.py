@@ -123,9 +123,8 @@ def _key(value: Any) -> Any:  # noqa: ANN401 - any value of a field
 
 
 def _is_set(path: str, message: Message) -> bool:
-    *parents, name = path.split(".")
-    for parent in parents:
-        message = getattr(message, parent)
+    parent, _, name = path.rpartition(".")
+    message = operator.attrgetter(parent)(message) if parent else message
     return bool(
         message.HasField(name) if message.DESCRIPTOR.fields_by_name[name].has_presence else getattr(message, name)
     )

@@ -4,6 +4,7 @@ json_format decides what is valid. Here is where a fault is, how Google words it
 """
 
 import json
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +16,9 @@ from google.rpc import error_details_pb2
 from local.cloud_tasks.calls import Call
 from local.cloud_tasks.messages import Message, invalid
 
-_SYSTEM_PARAMETERS = frozenset(
-    (
-        *("access_token", "alt", "callback", "fields", "key", "oauth_token"),
-        *("prettyPrint", "quotaUser", "uploadType", "upload_protocol", "xgafv"),
-    )
+_SYSTEM_PARAMETERS = (
+    *("access_token", "alt", "callback", "fields", "key", "oauth_token"),
+    *("prettyPrint", "quotaUser", "uploadType", "upload_protocol", "xgafv"),
 )
 _RECEIVED = "Invalid JSON payload received."
 _TYPES = {number: name for name, number in vars(FieldDescriptor).items() if name.startswith("TYPE_")}
@@ -66,11 +65,8 @@ def parse_request(call: Call, resource: str, query: Mapping[str, Sequence[str]],
     if faults:
         violations = [error_details_pb2.BadRequest.FieldViolation(field=at, description=text) for at, text in faults]
         raise invalid("\n".join(text for _, text in faults), error_details_pb2.BadRequest(field_violations=violations))
-    *parents, leaf = call.field.split(".")
-    owner = request
-    for name in parents:
-        owner = getattr(owner, name)
-    setattr(owner, leaf, resource)
+    owner, _, leaf = call.field.rpartition(".")
+    setattr(operator.attrgetter(owner)(request) if owner else request, leaf, resource)
     return request
 
 

@@ -48,8 +48,7 @@ class StoredTask:
     @property
     def due(self) -> float:
         """In seconds since the epoch. An attempt in flight keeps its due time."""
-        at = self.message.schedule_time
-        return float(at.seconds + at.nanos / 1e9)
+        return float(self.message.schedule_time.seconds + self.message.schedule_time.nanos / 1e9)
 
 
 class Store:
