@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pulumi
@@ -52,22 +52,30 @@ def main() -> int:
     console = Console(stderr=True)
     if arguments.command == "drill":
         return _drill(arguments, Console())
-    if arguments.command in ("logs", "reset"):
-        return (_logs if arguments.command == "logs" else _reset)(arguments, Console())
     shown = Log(console)
     logging.basicConfig(handlers=[shown])
     for logger in ("local", HANDLER):
         logging.getLogger(logger).setLevel(logging.INFO)
     logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings concern deployments
-    overrides = dict(arguments.config)
     try:
+        if arguments.command == "reset":
+            Console().print(*(f"Deleted the state in {folder}" for folder in reset(arguments.state)), sep="\n")
+            return 0
+        if arguments.command == "logs":
+            file = (arguments.state or Path("local.env").resolve().parent) / FILE
+            if not file.exists():
+                raise StateError(f"there is no {file}: pass the --state of a local cloud")
+            for line in read(file, arguments.order):
+                Console().print(line, soft_wrap=True)
+            return 0
+        overrides = dict(arguments.config)
         config, secrets = local_configuration(arguments.stack, overrides)
         if arguments.command == "preview":
             evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, preview=True)
             Console(width=500).print(*preview(arguments.stack, evaluation))
             return 0
         with open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
-            shown.open(folder)
+            shown.file = (folder / FILE).open("ab", buffering=0)
             ports = ports_of(store, arguments.port)
             with listen(ports.service, "the service") as listener:
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -93,7 +101,7 @@ def main() -> int:
                     folder.resolve() / FILE,
                     arguments.host or "",
                 )
-                return asyncio.run(_up(cloud, folder, report, arguments, shown, console, started))
+                return asyncio.run(_up(cloud, report, arguments, shown, started))
     except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
@@ -144,27 +152,6 @@ def _drill(arguments: argparse.Namespace, console: Console) -> int:
     else:
         shutil.rmtree(folder)
     return code
-
-
-def _logs(arguments: argparse.Namespace, console: Console) -> int:
-    file = (arguments.state or Path("local.env").resolve().parent) / FILE
-    try:
-        for line in read(file, arguments.order):
-            console.print(line, soft_wrap=True)
-    except OSError as error:
-        console.print(f"{error}: pass the --state of a local cloud", style="red", soft_wrap=True)
-        return 2
-    return 0
-
-
-def _reset(arguments: argparse.Namespace, console: Console) -> int:
-    try:
-        for folder in reset(arguments.state):
-            console.print(f"Deleted the state in {folder}", soft_wrap=True)
-    except StateError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True)
-        return 2
-    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -255,15 +242,7 @@ def _setting(text: str) -> tuple[str, str]:
     return key if ":" in key else f"{PROJECT}:{key}", value
 
 
-async def _up(
-    cloud: Cloud,
-    folder: Path,
-    report: Report,
-    arguments: argparse.Namespace,
-    shown: Log,
-    console: Console,
-    started: float,
-) -> int:
+async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, shown: Log, started: float) -> int:
     """Serves until a signal, or until all is done and nobody waits. Returns the exit code."""
     stop = asyncio.Event()
 
@@ -283,35 +262,31 @@ async def _up(
         gc.freeze()
         gc.enable()
         log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
+        committed, expected = False, 0
         if arguments.orders:
             orders, expected = orders_of(arguments.orders)
             committed = await cloud.commit(orders)
-            _break(cloud, arguments.broken)
+        for name in arguments.broken:
+            cloud.breakages.set(name, True)
+        if arguments.orders:
             with report.bar(expected):
                 failed = await _send(arguments.orders, cloud, stop) != 0
                 if unsent := stop.is_set() and expected - report.total(Event.CREATED):
                     log.warning("Interrupted: %d of %d tasks were never created; send the file again", unsent, expected)
                 await _idle(cloud, stop)
             effects = cloud.effects.done(needed_variables(), committed)
-            console.print(report.table(cloud.dead_letters(), effects, *cloud.waiting()))
-        else:
-            _break(cloud, arguments.broken)
-            if arguments.exit_when_idle:
-                await _idle(cloud, stop)
+            shown.console.print(report.table(cloud.dead_letters(), effects, *cloud.waiting()))
+        elif arguments.exit_when_idle:
+            await _idle(cloud, stop)
         if arguments.exit_when_idle:
             failed |= report.total(Event.GONE) > 0 or cloud.store.open_tasks() > 0
         elif not stop.is_set():
-            with _local_env(cloud, folder) as source:
-                console.print(_next_commands(cloud, source), markup=False, highlight=False, soft_wrap=True)
+            with _local_env(cloud) as source:
+                shown.console.print(_next_commands(cloud, source), markup=False, highlight=False, soft_wrap=True)
                 shown.verbose = True
                 await stop.wait()
             log.info("Ending: waiting for the attempts in flight")
     return int(failed)
-
-
-def _break(cloud: Cloud, names: Iterable[str]) -> None:
-    for name in names:
-        cloud.breakages.set(name, True)
 
 
 async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
@@ -348,7 +323,7 @@ async def _idle(cloud: Cloud, stop: asyncio.Event) -> None:
 
 
 @contextlib.contextmanager
-def _local_env(cloud: Cloud, folder: Path) -> Iterator[str]:
+def _local_env(cloud: Cloud) -> Iterator[str]:
     """Writes a file for other terminals to source, which points producers, operators and gcloud to this cloud.
 
     It is in the state folder. `local.env` in the working directory leads to that of the newest local cloud."""
@@ -359,7 +334,7 @@ def _local_env(cloud: Cloud, folder: Path) -> Iterator[str]:
         "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
         "CLOUDSDK_CORE_PROJECT": at["queue"].split("/")[1],
     }
-    file, link = folder.resolve() / "local.env", Path("local.env")
+    file, link = cloud.log_file.with_name("local.env"), Path("local.env")
     file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
     try:
         link.unlink(missing_ok=True)

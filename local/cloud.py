@@ -19,7 +19,7 @@ import grpc
 from aiohttp import web
 from google.cloud.tasks_v2 import types
 
-from local.breakages import Breakages, database_switch
+from local.breakages import Breakages
 from local.cloud_run.front_door import FrontDoor
 from local.cloud_run.instances import Instances, NoInstanceError
 from local.cloud_run.running_handler import RunningHandler
@@ -229,14 +229,15 @@ class Cloud:
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[json_bodies])
         self.breakages = Breakages(
             {
-                "mail": partial(self.faults.switch, "mail"),
-                "warehouse": partial(self.faults.switch, "warehouse"),
-                "database": database_switch(self.effects.shop),
-                "handler": front_door.switch,
+                "mail": partial(self.faults.breaking, "mail"),
+                "warehouse": partial(self.faults.breaking, "warehouse"),
+                "database": self.effects.shop.locked,
+                "handler": front_door.breaking,
             }
         )
-        started.callback(self.breakages.mend_all)
-        application.add_routes([*identity.routes(), *rest.routes(api), *self.breakages.routes()])
+        started.callback(self.breakages.mend)
+        application.add_routes([*identity.routes(), *rest.routes(api)])
+        application.router.add_route("*", "/breakages", self.breakages.answer)
         rest_listeners = [rest_listener]
         if self.also_host:
             application[ALSO_HOST] = self.also_host

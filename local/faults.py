@@ -4,15 +4,15 @@ The seed determines the order of the draws. When each fault happens also depends
 """
 
 import asyncio
-import json
+import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from local.journal import Journal
+from local.journal import Journal, order_of
 
 log = logging.getLogger("local.faults")
 
@@ -97,8 +97,7 @@ class Faults:
         self._share = share
         self._log = Journal(log)
         self._clock_offset = 0.0
-        self.broken: set[str] = set()
-        """The places that are broken on purpose: mail, warehouse."""
+        self._broken: set[str] = set()
         self.actions: dict[str, Callable[[], Iterable[bytes] | None]] = {}
         """How faults of these kinds happen to the processes of the local cloud. Each returns the bodies of the requests
         that it meets, or None if it could not happen."""
@@ -111,7 +110,7 @@ class Faults:
         """Draws, records and begins the fault that shall happen now at a place, or None.
 
         `effect`: the id of the effect that its call asks for."""
-        if place in self.broken:
+        if place in self._broken:
             return _BROKEN[place]
         kinds = self._kinds.get(place)
         if self._random is None or not kinds or self._random.random() > self._share:
@@ -120,9 +119,12 @@ class Faults:
         self._happen(place, kind, effect)
         return kind
 
-    def switch(self, place: str, broken: bool) -> None:
-        """Breaks a place, mail or warehouse, or mends it."""
-        (self.broken.add if broken else self.broken.discard)(place)
+    @contextlib.contextmanager
+    def breaking(self, place: str) -> Iterator[None]:
+        """Breaks mail or warehouse until the block ends."""
+        self._broken.add(place)
+        yield
+        self._broken.discard(place)
 
     def poisons(self, address: str) -> bool:
         """Kills every handler because of this mail, if it is poison."""
@@ -166,11 +168,5 @@ def fault_times(seconds: float = 0.0) -> dict[str, float]:
 
 def runs_of(bodies: Iterable[bytes]) -> list[str]:
     """Returns `ORDER ACTION` for each of these bodies that is an order."""
-    runs = []
-    for body in bodies:
-        try:
-            message = json.loads(body)
-            runs.append(f"{message['orderId']} {message['action']}")
-        except (ValueError, TypeError, KeyError):
-            continue  # a call of the relay
-    return runs
+    orders = map(order_of, bodies)
+    return [f"{order['orderId']} {order['action']}" for order in orders if len(order) == 2]

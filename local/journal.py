@@ -7,6 +7,15 @@ from pathlib import Path
 from typing import Any
 
 
+def order_of(body: bytes) -> dict[str, str]:
+    """`orderId` and `action` of a message, as far as it has them."""
+    try:
+        message = json.loads(body)
+        return {name: str(message[name]) for name in ("orderId", "action") if name in message}
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
 class Journal:
     """Entries in the order they were added, each with its time, `at`. The file appears with the first one."""
 

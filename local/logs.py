@@ -18,6 +18,7 @@ from rich.text import Text
 
 from local.cloud_tasks.listener import Event, Listener
 from local.cloud_tasks.messages import Message
+from local.journal import order_of
 
 log = logging.getLogger("local.tasks")
 
@@ -35,22 +36,14 @@ class Log(logging.Handler):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
-        self._console = console
+        self.console = console
         self._eyes = Eyes()
-        self._file: IO[bytes] | None = None
+        self.file: IO[bytes] | None = None
+        """Gets every entry, once it is set."""
         self._reasons: dict[tuple[str, str, str], str] = {}
         """Of attempts whose answers are still to come. Empty: the handler wrote an entry of its own."""
         self.verbose = False
         """Whether what goes well is printed too."""
-
-    def open(self, folder: Path) -> None:
-        """Writes to the file in this folder from now on."""
-        self._file = (folder / FILE).open("ab", buffering=0)
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: Mapping[str, Any] = getattr(record, "fields", {})
@@ -67,20 +60,20 @@ class Log(logging.Handler):
                     return
                 text, fields = f"{text}: {reason}", {**fields, "message": reason}
         entry = _entry(record, text, fields)
-        if self._file:
+        if self.file:
             with contextlib.suppress(OSError):  # the disk is full
-                self._file.write(f"{text if record.name == HANDLER and fields else json.dumps(entry)}\n".encode())
+                self.file.write(f"{text if record.name == HANDLER and fields else json.dumps(entry)}\n".encode())
         if record.levelno < logging.WARNING and fields and not self.verbose:
             return
-        if self._console.is_terminal:
+        if self.console.is_terminal:
             try:
                 line = self._eyes.line(entry)
             except (ValueError, TypeError):  # whatever a handler of one's own calls a log entry
                 line = Text(text)
             if line:
-                self._console.print(line, soft_wrap=True)
+                self.console.print(line, soft_wrap=True)
         elif record.levelno >= logging.WARNING or not fields or record.name == HANDLER:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _entry(record: logging.LogRecord, text: str, fields: Mapping[str, Any]) -> Entry:
@@ -91,15 +84,6 @@ def _entry(record: logging.LogRecord, text: str, fields: Mapping[str, Any]) -> E
     if record.exc_info:
         entry["stack_trace"] = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
     return entry | order_of(entry.pop("body", b""))
-
-
-def order_of(body: bytes) -> dict[str, str]:
-    """`orderId` and `action` of a message, as far as it has them."""
-    try:
-        message = json.loads(body)
-        return {name: str(message[name]) for name in ("orderId", "action") if name in message}
-    except (ValueError, TypeError, RecursionError):
-        return {}
 
 
 class Eyes:

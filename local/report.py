@@ -20,11 +20,10 @@ from rich.text import Text
 
 from local.cloud_tasks.listener import Event, Listener
 from local.cloud_tasks.messages import Message
-from local.logs import order_of
+from local.journal import order_of
 
 _OTHER = "(other)"
 """Instead of an action, for a body that names none."""
-_REFRESH_SECONDS = 0.1
 
 
 class Report(Listener):
@@ -65,13 +64,8 @@ class Report(Listener):
             disable=not self._console.is_terminal,
         ) as progress:
             bar = progress.add_task("tasks", total=expected, detail="")
-            shown_at = 0.0
 
             def show() -> None:
-                nonlocal shown_at
-                if self._clock() - shown_at < _REFRESH_SECONDS:
-                    return
-                shown_at = self._clock()
                 detail = f"{progress.tasks[bar].speed or 0:.0f}/s, {self.total(Event.RETRIED)} retried"
                 progress.update(bar, completed=self.settled(), detail=detail)
 
@@ -80,7 +74,6 @@ class Report(Listener):
                 yield
             finally:
                 self._changed = lambda: None
-                progress.update(bar, completed=self.settled())
 
     def settled(self) -> int:
         return self.total(Event.PROCESSED) + self.total(Event.GONE)

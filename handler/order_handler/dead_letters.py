@@ -136,7 +136,7 @@ class DeadLetters:
             "X-Dead-Letter-Kind": kind,
             "X-Dead-Letter-Task": _header(delivery.task[:_TASK_LENGTH]),
             "X-Dead-Letter-Attempts": str(delivery.attempt or "unknown"),
-            **trace.for_task(),
+            **trace.headers(),
         }
         name, *shorter = names
         # A task just below 1 MiB leaves no room for the headers, and perhaps not even for the whole name.

@@ -17,25 +17,19 @@ _CLOUD_TRACE = re.compile(r"([0-9a-fA-F]{32})(?![^/;])")
 _current: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
-def begin(headers: Mapping[str, str]) -> str | None:
+def begin(received: Mapping[str, str]) -> str | None:
     """Makes the trace in these headers (lower-case names) that of this task, and returns its id."""
     for name in (OWN_HEADER.lower(), "traceparent"):
-        value = headers.get(name, "")
+        value = received.get(name, "")
         if found := _TRACE_PARENT.fullmatch(value):
             _current.set(value)
             return found[1]
     _current.set(None)
-    found = _CLOUD_TRACE.match(headers.get("x-cloud-trace-context", ""))
+    found = _CLOUD_TRACE.match(received.get("x-cloud-trace-context", ""))
     return found[1].lower() if found else None
 
 
-def outgoing() -> dict[str, str]:
-    """The headers of an effect's request."""
-    value = _current.get()
-    return {"traceparent": value} if value else {}
-
-
-def for_task() -> dict[str, str]:
-    """The headers of a task."""
+def headers() -> dict[str, str]:
+    """The headers of an effect's request, or of a task."""
     value = _current.get()
     return {"traceparent": value, OWN_HEADER: value} if value else {}

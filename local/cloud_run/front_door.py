@@ -6,11 +6,12 @@ The token is in X-Serverless-Authorization, or in Authorization if a request doe
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -71,11 +72,13 @@ class FrontDoor:
     async def close(self) -> None:
         await self._session.close()
 
-    def switch(self, broken: bool) -> None:
-        """Breaks the handler on purpose, or mends it: its instances die, and none starts."""
-        self._broken = broken
-        if broken:
-            self._instances.kill_all()
+    @contextlib.contextmanager
+    def breaking(self) -> Iterator[None]:
+        """Breaks the handler until the block ends: its instances die, and none starts."""
+        self._broken = True
+        self._instances.kill_all()
+        yield
+        self._broken = False
 
     async def _answer(self, request: web.Request) -> web.Response:
         refusal = self._refusal(request)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import json
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from local.faults import Faults
-from local.journal import Journal
+from local.journal import Journal, order_of
 from local.own_machine import own_machine
 
 SIGNED = "WAREHOUSE_URL"
@@ -68,23 +67,13 @@ class WebServices:
         signature = "sha256=" + hmac.new(self.warehouse_secret.encode(), body, hashlib.sha256).hexdigest()
         if variable == SIGNED and not hmac.compare_digest(request.headers.get("X-Signature", ""), signature):
             return web.Response(status=401, text="X-Signature is not the body's signature with this warehouse's key.\n")
-        parent = request.headers.get("traceparent")
-        self._calls.add(
-            {"to": variable, "id": effect or secrets.token_hex(8), "order": _order(body), "traceparent": parent}
-        )
+        call = {"to": variable, "id": effect or secrets.token_hex(8), "order": order_of(body).get("orderId", "")}
+        self._calls.add({**call, "traceparent": request.headers.get("traceparent")})
         if fault == "answer lost":
             _hang_up(request)
         elif fault == "answered late":
             await self._faults.late()
         return web.json_response({})
-
-
-def _order(body: bytes) -> str:
-    """Returns the order's id, or nothing if the body contains none."""
-    try:
-        return str(json.loads(body)["orderId"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return ""
 
 
 def _hang_up(request: web.Request) -> None:

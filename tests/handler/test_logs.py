@@ -118,7 +118,7 @@ OTHER = f"00-{'f' * 32}-00f067aa0ba902b7-01"
 )
 def test_a_request_continues_the_order_s_trace(headers: dict[str, str], outgoing: str | None) -> None:
     assert trace.begin(headers) == ID
-    assert trace.outgoing() == ({"traceparent": outgoing} if outgoing else {})
+    assert trace.headers() == ({"traceparent": outgoing, trace.OWN_HEADER: outgoing} if outgoing else {})
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_a_request_continues_the_order_s_trace(headers: dict[str, str], outgoing
 )
 def test_what_is_no_trace_gives_none(headers: dict[str, str]) -> None:
     trace.begin({"traceparent": PARENT})
-    assert (trace.begin(headers), trace.outgoing(), trace.for_task()) == (None, {}, {})
+    assert (trace.begin(headers), trace.headers()) == (None, {})

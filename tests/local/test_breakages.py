@@ -22,7 +22,13 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cloud(state: Path) -> Iterator[LocalCloud]:
-    with running("--state", str(state), "--break", "warehouse", "--config", "minBackoffSeconds=0.1") as cloud:
+    with running(
+        "--state",
+        str(state),
+        "--break",
+        "warehouse",
+        *("--config", "maxBackoffSeconds=1", "--config", "retryUntilHandled=true"),
+    ) as cloud:
         yield cloud
 
 

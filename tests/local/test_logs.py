@@ -39,8 +39,8 @@ class Shown:
     def __init__(self, folder: Path, terminal: bool) -> None:
         self._printed = io.StringIO()
         self.log = Log(Console(file=self._printed, force_terminal=terminal, no_color=True, width=60))
-        self.log.open(folder)
         self._file = folder / FILE
+        self.log.file = self._file.open("ab", buffering=0)
 
     def lines(self) -> list[str]:
         """Without their times."""
@@ -68,7 +68,8 @@ def logged(tmp_path: Path) -> Iterator[Callable[[bool], Shown]]:
     logger.setLevel(level)
     for shown in opened:
         logger.removeHandler(shown.log)
-        shown.log.close()
+        assert shown.log.file is not None
+        shown.log.file.close()
 
 
 def handler(**fields: object) -> None:

@@ -56,7 +56,7 @@ class Warehouse:
             "Content-Type": "application/json",
             "Idempotency-Key": identity(order_id, action),
             "X-Signature": f"sha256={hmac.new(self._secret, body, hashlib.sha256).hexdigest()}",
-            **trace.outgoing(),
+            **trace.headers(),
         }
         async with self._ledger.once(order_id, action):
             status = await self._post(body, headers)
