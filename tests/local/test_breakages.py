@@ -22,13 +22,9 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cloud(state: Path) -> Iterator[LocalCloud]:
-    with running(
-        "--state",
-        str(state),
-        "--break",
-        "warehouse",
-        *("--config", "maxBackoffSeconds=1", "--config", "retryUntilHandled=true"),
-    ) as cloud:
+    settings = ("retryUntilHandled=true", "minBackoffSeconds=0.5", "maxBackoffSeconds=1")
+    configured = [part for setting in settings for part in ("--config", setting)]
+    with running("--state", str(state), "--break", "warehouse", *configured) as cloud:
         yield cloud
 
 
