@@ -21,6 +21,7 @@ test: setup ## check format, lint, types and workflows, and run every test
 	@.venv/bin/lint-imports --no-logo --no-cache
 	@.venv/bin/zizmor --offline --quiet .github
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@.venv/bin/pytest -n auto --dist loadfile
 

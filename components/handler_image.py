@@ -59,9 +59,8 @@ class HandlerImage(pulumi.ComponentResource):
             f"{args['location']}-docker.pkg.dev/{args['project']}/{args['repository_name']}/{args['image_name']}"
         )
         if args["image"]:
-            copy = ImageCopy(f"{name}-copy", args["image"], f"{image_name}:latest", in_repository)
-            digest = args["image"].partition("@")[2]
-            self.digest = copy.urn.apply(lambda _: f"{image_name}@{digest}")
+            own = f"{image_name}@{args['image'].partition('@')[2]}"
+            self.digest = ImageCopy(f"{name}-copy", args["image"], own, in_repository).urn.apply(lambda _: own)
         else:
             settle_modes(Path(args["handler_context"]))
             image = docker.Image(
@@ -80,24 +79,27 @@ class HandlerImage(pulumi.ComponentResource):
 
 
 class ImageCopy(pulumi.ComponentResource):
-    """cloud-run-tasks:index:ImageCopy. Produces no resource: an update of its inputs copies the image."""
+    """cloud-run-tasks:index:ImageCopy. Produces no resource: the engine calls a hook when the image is another one."""
 
-    def __init__(self, name: str, source: str, target: str, opts: pulumi.ResourceOptions) -> None:
-        copy = pulumi.ResourceHook(name, copy_image)
-        hooks = pulumi.ResourceOptions(hooks=pulumi.ResourceHookBinding(before_create=[copy], before_update=[copy]))
+    def __init__(self, name: str, source: str, image: str, opts: pulumi.ResourceOptions) -> None:
+        """`image`: the copy, by digest."""
+
+        async def copy(_: pulumi.ResourceHookArgs) -> None:
+            await copy_image(source, f"{image.partition('@')[0]}:latest")
+
+        copies = pulumi.ResourceHook(name, copy)
+        hooks = pulumi.ResourceOptions(hooks=pulumi.ResourceHookBinding(before_create=[copies], before_update=[copies]))
         super().__init__(
             "cloud-run-tasks:index:ImageCopy",
             name,
-            {"source": source, "target": target},
+            {"image": image},
             pulumi.ResourceOptions.merge(opts, hooks),
         )
         self.register_outputs({})
 
 
-async def copy_image(hook: pulumi.ResourceHookArgs) -> None:
-    """Called by the engine before it records a new source or target. Fails the update if the copy fails."""
-    inputs = hook.new_inputs or {}
-    source, target = inputs["source"], inputs["target"]
+async def copy_image(source: str, target: str) -> None:
+    """Copies an image without changing its digest. RuntimeError says why a registry refused, and what to do."""
     copying = await asyncio.create_subprocess_exec(
         *("skopeo", "copy", "--quiet", "--all", "--preserve-digests", f"docker://{source}", f"docker://{target}"),
         stderr=asyncio.subprocess.PIPE,

@@ -72,4 +72,4 @@ def test_dependabot_updates_every_project_of_the_repository() -> None:
     manifests = {"uv.lock": "uv", "Dockerfile": "docker", "package.json": "npm", "go.mod": "gomod", "pom.xml": "maven"}
     files = [path.rpartition("/") for path in tracked if not path.startswith(".ci/")]
     found = {(manifests[name], folder) for folder, _, name in files if name in manifests}
-    assert updated == {*found, ("github-actions", "")}
+    assert updated == {*found, ("github-actions", ""), ("github-actions", ".github/actions/stack")}

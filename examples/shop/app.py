@@ -8,7 +8,6 @@ It shares the database with the handler, which creates the tables. Run it with D
 """
 
 import os
-import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,9 +15,10 @@ from typing import Annotated, Literal
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, OrderTasks, outbox, traceparent
+from order_tasks.operations import open_database
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Status = Literal["accepted", "sent", "done", "cancelled"]
@@ -58,7 +58,8 @@ async def new_order(request: Request) -> NewOrder:
 
 
 def create() -> FastAPI:
-    engine = create_engine(os.environ["DATABASE_URL"])
+    database = open_database(os.environ["DATABASE_URL"])
+    engine = database.engine
     tasks = OrderTasks(Config.from_environment())
 
     @asynccontextmanager
@@ -93,13 +94,9 @@ def create() -> FastAPI:
     @app.delete("/orders/{order_id}")
     def cancel(order_id: str) -> Order:
         """Prevent the effects that have not begun. Tasks that are out already find them cancelled and do nothing."""
-        with engine.begin() as connection:
-            status(connection, order_id)
-            for action in NEW_ORDER_ACTIONS:
-                row = {"order": order_id, "action": action, "now": time.time()}
-                connection.execute(CANCEL, row)
-                connection.execute(FORGET, {"tasks": outbox.task_prefix(order_id, action) + "%"})
-            return Order(order_id=order_id, status=status(connection, order_id))
+        show(order_id)
+        database.cancel(order_id, NEW_ORDER_ACTIONS)
+        return show(order_id)
 
     return app
 
@@ -109,12 +106,6 @@ INSERT_LINE = text("INSERT INTO order_lines (order_id, item, quantity) VALUES (:
 EXISTS = text("SELECT 1 FROM orders WHERE order_id = :order")
 ENDED = text("SELECT action, token FROM effects WHERE order_id = :order AND done_at IS NOT NULL")
 WAITING = text("SELECT 1 FROM outbox WHERE task_id LIKE :tasks LIMIT 1")
-FORGET = text("DELETE FROM outbox WHERE task_id LIKE :tasks")
-# The handler's ledger: an effect that is claimed or done keeps its row.
-CANCEL = text(
-    "INSERT INTO effects (order_id, action, token, claimed_until, done_at) "
-    "VALUES (:order, :action, 'cancelled', :now, :now) ON CONFLICT DO NOTHING"
-)
 
 
 def insert(connection: Connection, order: NewOrder) -> bool:

@@ -4,6 +4,7 @@
 """
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from order_handler import orders
@@ -14,16 +15,7 @@ def contract() -> dict[str, Any]:
     return {
         name: {
             "message": orders.schema(name),
-            "needs": [
-                {
-                    "variable": need.variable,
-                    "meaning": need.meaning,
-                    "accepts": need.accepts,
-                    "pattern": need.pattern,
-                    "secret": need.secret,
-                }
-                for need in action.needs
-            ],
+            "needs": [asdict(need) for need in action.needs],
             "maxAttempts": action.max_attempts,
         }
         for name, action in ACTIONS.items()

@@ -10,7 +10,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union
 from uuid import UUID
 
 import msgspec
@@ -94,18 +94,11 @@ def _type(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:  # 
     if schema.get("type") == "array":
         kind = list[_type(schema.get("items", {}), definitions)]  # type: ignore[misc]
     elif "properties" in schema:
-        kind = _struct(schema, definitions)
+        fields = {name: _type(each, definitions) for name, each in schema["properties"].items()}
+        optional = fields.keys() - schema.get("required", ())
+        fields |= {name: NotRequired[fields[name]] for name in optional}
+        kind = TypedDict("Object", fields)  # type: ignore[misc, no-redef] # made at run time
     elif schema.get("type") == "object":
         kind = dict[str, _type(schema.get("additionalProperties", {}), definitions)]  # type: ignore[misc]
     limits = {ours: schema[theirs] for theirs, ours in _LIMITS.items() if theirs in schema}
     return Annotated[kind, msgspec.Meta(**limits)] if limits else kind
-
-
-def _struct(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> type[msgspec.Struct]:
-    names = {f"field{number}": name for number, name in enumerate(schema["properties"])}
-    required = schema.get("required", ())
-    fields: list[Any] = []
-    for field, name in names.items():
-        kind = _type(schema["properties"][name], definitions)
-        fields.append((field, kind) if name in required else (field, kind, msgspec.UNSET))
-    return msgspec.defstruct("Object", fields, rename=names, kw_only=True)

@@ -8,12 +8,13 @@ import os
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Unpack
 
 from google.cloud.tasks_v2 import Task
 
 from order_tasks.client import AsyncOrderTasks, OrderTasks
 from order_tasks.config import Config
+from order_tasks.message import TaskOptions
 
 _lock = threading.RLock()
 _client: OrderTasks | None = None
@@ -71,16 +72,9 @@ async def create_order_task_async(order_id: str, action: str, customer_email: st
     return await _async_default().create_order_task(order_id, action, customer_email)
 
 
-async def create_task_async(
-    action: str,
-    fields: Mapping[str, Any],
-    *,
-    key: str | None = None,
-    at: datetime | None = None,
-    delay: timedelta | float | None = None,
-) -> Task | None:
+async def create_task_async(action: str, fields: Mapping[str, Any], **options: Unpack[TaskOptions]) -> Task | None:
     """`create_task` for asyncio."""
-    return await _async_default().create_task(action, fields, key=key, at=at, delay=delay)
+    return await _async_default().create_task(action, fields, **options)
 
 
 async def process_new_order_async(order_id: str, email: str) -> Mapping[str, Task | None]:

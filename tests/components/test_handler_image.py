@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pulumi
 import pytest
 
 from components.handler_image import copy_image
@@ -47,7 +46,7 @@ def test_a_given_image_runs_from_the_stack_s_own_repository_and_nothing_is_built
     declared = declare(image=given)
     own = "us-central1-docker.pkg.dev/shop-project/cloud-run-tasks-prod/task-handler-prod"
     assert declared.container["image"] == declared.exports["image"] == f"{own}@sha256:{'5' * 64}"
-    assert declared["ImageCopy handler-image-copy"] == {"source": given, "target": f"{own}:latest"}
+    assert declared["ImageCopy handler-image-copy"] == {"image": f"{own}@sha256:{'5' * 64}"}  # whatever its source
     assert declared.after("ImageCopy handler-image-copy") == {"Repository handler-image-repository"}
     assert not declared.of("Image")
 
@@ -110,16 +109,14 @@ async def test_a_copy_has_the_digest_of_its_source_and_a_failed_one_says_why(reg
             break
         await asyncio.sleep(0.1)  # until the registry listens
 
-    def copying(repository: str) -> pulumi.ResourceHookArgs:
-        source = f"{registry}/{repository}/handler@{manifest['digest']}"
-        inputs = {"source": source, "target": f"{registry}/prod/handler:latest"}
-        return pulumi.ResourceHookArgs("urn", "", "copy", "ImageCopy", new_inputs=inputs)
+    async def copy(repository: str) -> None:
+        await copy_image(f"{registry}/{repository}/handler@{manifest['digest']}", f"{registry}/prod/handler:latest")
 
-    await copy_image(copying("dev"))
+    await copy("dev")
     copied = skopeo("inspect", "--raw", f"docker://{registry}/prod/handler@{manifest['digest']}")
     assert hashlib.sha256(copied).hexdigest() in str(manifest["digest"])
-    await copy_image(copying("prod"))  # an earlier image of the stack itself
+    await copy("prod")  # an earlier image of the stack itself
     with pytest.raises(
         RuntimeError, match=r"nowhere/handler@.* was not copied to .*manifest unknown.*configure-docker"
     ):
-        await copy_image(copying("nowhere"))
+        await copy("nowhere")

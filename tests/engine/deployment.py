@@ -4,9 +4,9 @@ The program runs in this process and the engine calls it, so that no language ho
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,16 @@ class Deployment:
         return preview if preview.error else self._run(self._stack.destroy)
 
     def close(self) -> None:
-        """Close the loops of the program's runs, and what still waits in those that the engine ended."""
+        """End the runs of the program, which the automation API leaves with their loops where the engine ends first."""
         for loop in self._loops:
-            if not loop.is_running():
-                for task in asyncio.all_tasks(loop):
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    coroutine = task.get_coro()
-                    with contextlib.suppress(RuntimeError):  # its `finally` finds no running loop
-                        coroutine and coroutine.close()
+            for _ in range(100):  # a run's own thread may still be in it
+                if loop.is_running():
+                    time.sleep(0.1)
+            if not loop.is_closed():
+                left = asyncio.all_tasks(loop)
+                for task in left:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(left, timeout=10) if left else asyncio.sleep(0))
                 loop.close()
 
     def _run(self, command: Callable[..., object], policies: Path | None = None, **options: bool) -> Run:

@@ -102,7 +102,7 @@ def test_a_stack_copies_its_image_into_its_own_repository_in_its_first_update(
     prod.set({"image": images[0]})
     with monkeypatch.context() as without:
         without.setattr(shutil, "which", lambda name: None)
-        assert "skopeo, which copies it" in (refused := prod.up()).error
+        assert "skopeo, which copies it" in (refused := prod.preview()).error
     assert (refused.steps, cloud.requests) == ({}, [])
 
     refusal = skopeo.with_name("calls.refused")
@@ -114,15 +114,14 @@ def test_a_stack_copies_its_image_into_its_own_repository_in_its_first_update(
     assert "create Service handler" not in cloud.requests  # a service that runs what is not there yet would fail
     refusal.unlink()
 
-    skopeo.write_text("")
-    for image in (*images, images[0]):
-        prod.set({"image": image})
-        ran = f"{REGISTRY}/cloud-run-tasks-prod/task-handler-prod"
-        assert prod.up().exports["image"] == f"{ran}@{image.partition('@')[2]}"
-        assert did(prod.up()) == {}
-        [call] = skopeo.read_text().splitlines()
-        assert call.endswith(f"docker://{image} docker://{ran}:latest")
+    for image in images:
         skopeo.write_text("")
+        prod.set({"image": image})
+        own = f"{REGISTRY}/cloud-run-tasks-prod/task-handler-prod"
+        assert prod.up().exports["image"] == f"{own}@{image.partition('@')[2]}"
+        [call] = skopeo.read_text().splitlines()
+        assert call.endswith(f"docker://{image} docker://{own}:latest")
+    assert did(prod.preview({"image": f"{own}@{images[1].partition('@')[2]}"})) == {}  # the image that already runs
 
 
 def replaced(run: Run) -> set[str]:

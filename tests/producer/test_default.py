@@ -84,5 +84,6 @@ def test_the_public_names_are_these_and_typed() -> None:
         "create_task_async",
         "process_new_order",
         "process_new_order_async",
+        "traceparent",
     ]
     assert importlib.resources.files(order_tasks).joinpath("py.typed").is_file()

@@ -19,7 +19,7 @@ from order_tasks.errors import ConfigError, InvalidOrderError
 from order_tasks.message import MAX_BODY_BYTES
 from order_tasks.operations import open_database
 from order_tasks.operations.times import Clock
-from order_tasks.outbox import HORIZON_SECONDS, Row, delete_from
+from order_tasks.outbox import CLOCK, HORIZON_SECONDS, Row, delete_from
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -75,12 +75,10 @@ def _pass(engine: "Engine", tasks: OrderTasks) -> _Pass:
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 
-    from order_tasks.operations.database import NOW
-
     done = _Pass()
     try:
         with engine.connect() as connection:
-            now = connection.execute(text(f"SELECT {NOW[engine.dialect.name]}")).scalar_one()
+            now = connection.execute(text(f"SELECT {CLOCK[engine.dialect.name]}")).scalar_one()
         values = {"now": now, "age": YOUNG_SECONDS, "horizon": HORIZON_SECONDS}
         after: dict[str, object] = {}
         while done.failure is None:

@@ -15,14 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from order_tasks.errors import ConfigError
 from order_tasks.operations.entry import effect, read_message
+from order_tasks.outbox import CLOCK
 
 URL = "ORDER_TASKS_DATABASE_URL"
-
-NOW = {
-    "postgresql": "extract(epoch from clock_timestamp())::float8",
-    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
-}
-"""The database's clock in epoch seconds, by SQLAlchemy's name of the database."""
 
 _OUTBOX = table("outbox", column("task_id", Text), *map(column, ("body", "due", "added_at", "refused")))
 _EFFECTS = table("effects", *map(column, ("action", "token", "claimed_until", "done_at", "order_id")))
@@ -72,13 +67,13 @@ class Database:
             self.engine = create_engine(url)
         except (SQLAlchemyError, ValueError, ImportError) as error:
             raise ConfigError(f"{URL} cannot be used: {error}") from error
-        if self.engine.dialect.name not in NOW:
+        if self.engine.dialect.name not in CLOCK:
             raise ConfigError(f"{URL} is of {self.engine.dialect.name}: use PostgreSQL or SQLite")
 
     @property
     def now(self) -> str:
         """The SQL expression of its clock."""
-        return NOW[self.engine.dialect.name]
+        return CLOCK[self.engine.dialect.name]
 
     def rows(self, order_id: str) -> tuple[tuple[OutboxRow, ...], tuple[LedgerRow, ...]]:
         """An order's rows in the outbox and in the ledger. A table that is missing has none."""
