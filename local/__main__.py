@@ -1,4 +1,4 @@
-"""The command line: `python -m local up` runs the program's cloud on this machine, `drill` breaks it."""
+"""The command line: `up` runs the program's cloud on this machine, `drill` and `simulate` break it."""
 
 import argparse
 import asyncio
@@ -52,6 +52,10 @@ def main() -> int:
     console = Console(stderr=True)
     if arguments.command == "drill":
         return _drill(arguments, Console())
+    if arguments.command == "simulate":
+        from local.simulate import command  # needs the handler, which only `make setup` installs here
+
+        return command.run(arguments.seeds, arguments.orders, arguments.minutes, trace=arguments.trace)
     shown = Log(console)
     logging.basicConfig(handlers=[shown])
     for logger in ("local", HANDLER):
@@ -170,6 +174,19 @@ def _arguments() -> argparse.Namespace:
         choices=PHASES,
         help="run this phase; can be repeated (default: all phases)",
     )
+    simulate = commands.add_parser("simulate", help="run the whole pipeline on one virtual clock, and judge each seed")
+    simulate.add_argument(
+        "--seeds",
+        type=_seeds,
+        default=range(100),
+        metavar="N|A..B",
+        help="run seeds 0 to N-1, or A to B (default: 100)",
+    )
+    simulate.add_argument("--orders", type=int, default=30, metavar="M", help="orders of each seed (default: 30)")
+    simulate.add_argument(
+        "--minutes", type=float, default=10, metavar="T", help="virtual minutes with faults (default: 10)"
+    )
+    simulate.add_argument("--trace", action="store_true", help="print every event")
     stack = argparse.ArgumentParser(add_help=False)
     stack.add_argument("--stack", default="dev", metavar="NAME", help="use Pulumi.NAME.yaml (default: dev)")
     stack.add_argument(
@@ -217,7 +234,7 @@ def _arguments() -> argparse.Namespace:
     up.add_argument("--faults", type=int, metavar="SEED", help="inject random faults, as the drill does")
     up.add_argument("--fault-mode", default="all", choices=MODES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.command == "drill" and arguments.orders < 1:
+    if arguments.command in ("drill", "simulate") and arguments.orders < 1:
         parser.error("--orders must be at least 1")
     if arguments.command != "up":
         return arguments
@@ -226,6 +243,14 @@ def _arguments() -> argparse.Namespace:
     if arguments.orders and not arguments.orders.is_file():
         parser.error(f"--orders: {arguments.orders} is not a file of orders")
     return arguments
+
+
+def _seeds(text: str) -> range:
+    first, separator, last = text.rpartition("..")
+    try:
+        return range(int(first or 0), int(last) + bool(separator))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a range such as 100..199") from None
 
 
 def _address(text: str) -> str:

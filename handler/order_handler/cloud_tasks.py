@@ -62,7 +62,7 @@ class CloudTasks:
         task = tasks_v2.Task(
             name=entry.name, http_request=request, schedule_time=entry.due, dispatch_deadline=entry.deadline
         )
-        queue = entry.name.partition("/tasks/")[0]
+        queue = entry.name.rpartition("/tasks/")[0]
         try:
             await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)
         except AlreadyExists:
@@ -101,7 +101,7 @@ class CloudTasks:
         """
         request = tasks_v2.HttpRequest(url=_URL, http_method=tasks_v2.HttpMethod.POST, headers=headers, body=body)
         task = tasks_v2.Task(name=name, http_request=request, schedule_time=due)
-        queue = name.partition("/tasks/")[0]
+        queue = name.rpartition("/tasks/")[0]
         try:
             await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)
         except AlreadyExists:

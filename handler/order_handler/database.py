@@ -58,7 +58,8 @@ class _Session:
 
     @property
     def broken(self) -> bool:
-        return self._is_postgresql and bool(self.driver.closed)
+        # SQLite keeps a transaction whose COMMIT failed, and with it the lock that every other transaction waits for.
+        return bool(self.driver.closed if self._is_postgresql else self.driver.in_transaction)
 
     def answers(self) -> bool:
         """Whether the connection is still good. Asks the server only if there is reason to doubt it."""

@@ -85,7 +85,7 @@ class Api:
                 raise denied(permission, resource)
 
     def _allowed(self, permission: str, resource: str) -> bool:
-        return self._queues.allows(self._member, permission, resource.partition("/tasks/")[0])
+        return self._queues.allows(self._member, permission, "/".join(resource.split("/")[:6]))
 
     def grpc_handlers(self) -> list[grpc.GenericRpcHandler]:
         """The services for a gRPC server; a call that is not in the table answers UNIMPLEMENTED."""
