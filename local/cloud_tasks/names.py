@@ -80,7 +80,7 @@ def check_new_queue(name: str, location: str) -> None:
 def split_task(name: str) -> tuple[str, str]:
     """The queue's path and the task's id; raises CallError."""
     _check_shape("task", name)
-    path, _, task_id = name.partition("/tasks/")
+    path, _, task_id = name.rpartition("/tasks/")
     return path, task_id
 
 

@@ -22,12 +22,13 @@ from order_handler.outbox import Relay
 
 from local.cloud_tasks.attempt import Attempt
 from local.simulate.cloud import Client
+from local.simulate.judge import Effect
 from local.simulate.loop import Process, current_process
 from local.simulate.world import NoAnswerError, World
 
 GRACE_SECONDS = 8
-Happened = Callable[[str, str, Process, float], Any]
-"""Notes an effect: order, action, the process that asked for it, and when."""
+Happened = Callable[[Effect], None]
+"""Called when an effect arrives."""
 
 
 class Instance:
@@ -211,6 +212,10 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 async def _effect(world: World, place: str, happened: Happened, order: str, action: str) -> None:
-    process, sent = current_process(), world.loop.now
-    effect = await world.call(place, lambda: happened(order, action, process, sent))
-    effect.known = True
+    effect = Effect((order, action), current_process(), world.loop.now)
+    try:
+        await world.call(place, lambda: happened(effect))
+        effect.known = True
+    except BaseException:
+        effect.given_up = True
+        raise

@@ -23,16 +23,20 @@ _STALL_SECONDS = 20.0
 
 @dataclass
 class Effect:
-    """A mail or a notification that arrived."""
+    """A mail or a notification that was sent."""
 
-    sent: float
-    at: float
+    duty: Duty
     process: Process
-    claimed_until: float
-    """When the claim of its run ends, by the database's clock; 0: there is no claim."""
-    sent_by_database: float
+    sent: float
+    at: float = 0.0
+    """When it arrived."""
+    sent_by_database: float = 0.0
+    claimed_until: float = 0.0
+    """When the claim of its run ends. Both by the database's clock."""
     known: bool = False
     """Its run has heard of it."""
+    given_up: bool = False
+    """Its run was told that it failed, and has released its claim."""
 
 
 class Judge:
@@ -89,18 +93,18 @@ class Judge:
 
     # Effects
 
-    def happened(self, order: str, action: str, process: Process, sent: float) -> Effect:
+    def happened(self, effect: Effect) -> None:
         """A mail or a notification arrives."""
-        self._world.note(f"{action} of {order} happens, sent by {process.name}")
+        order, action = effect.duty
+        self._world.note(f"{action} of {order} happens, sent by {effect.process.name}")
         columns = (tables.effects.c.token, tables.effects.c.claimed_until)
         row = self._rows(sql.select(*columns).filter_by(order_id=order, action=action))
-        claimed_until = float(row[0][1]) if row else 0.0
-        sent_by_database = self._world.database_now() - self._world.loop.now + sent
-        effect = Effect(sent, self._world.loop.now, process, claimed_until, sent_by_database)
-        if row and row[0][0] == CANCELLED and not _met(process, sent - _STALL_SECONDS, effect.at):
+        effect.at = self._world.loop.now
+        effect.claimed_until = float(row[0][1]) if row else 0.0
+        effect.sent_by_database = self._world.database_now() - effect.at + effect.sent
+        if row and row[0][0] == CANCELLED and not _met(effect.process, effect.sent - _STALL_SECONDS, effect.at):
             self._problems.append(f"{action} of {order} happened although it was cancelled")
-        self._effects[order, action].append(effect)
-        return effect
+        self._effects[effect.duty].append(effect)
 
     # The verdict
 
@@ -165,7 +169,6 @@ def _unexplained(first: Effect, second: Effect) -> str | None:
         return None  # a run stalled between claim and effect
     if first.known and not _met(first.process, first.at, second.sent):
         return "the first run knew of its effect, and no fault met it"
-    released = not first.known and first.process.died_at > second.sent
-    if not released and second.sent_by_database < first.claimed_until:
+    if not first.given_up and second.sent_by_database < first.claimed_until:
         return "the claim of the first run had not ended"
     return None

@@ -113,7 +113,6 @@ class Process:
     def __init__(self, name: str, loop: Loop, pause: Callable[[], float]) -> None:
         self.name = name
         self.alive, self.frozen = True, False
-        self.died_at = float("inf")
         self.clock_offset = 0.0
         self.held: deque[asyncio.Handle] = deque()
         self.met: list[tuple[float, float]] = []
@@ -128,7 +127,7 @@ class Process:
         return self._loop.start(work, self.context.copy())
 
     def kill(self) -> None:
-        self.alive, self.died_at = False, self._loop.now
+        self.alive = False
         for tell in self.at_death:
             tell()
 

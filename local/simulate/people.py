@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sql
 from order_tasks import AsyncOrderTasks, Config, outbox
 from order_tasks.cli.main import main as order_tasks
-from order_tasks.cli.times import Clock
+from order_tasks.operations.times import Clock
 from sqlalchemy.util import await_, greenlet_spawn
 
 from examples.shop import app as shop
@@ -94,7 +95,8 @@ class Operator:
     async def run(self, *arguments: str) -> int:
         """A command such as `replay --all`. Returns its exit code."""
         self._world.note(f"operator: {' '.join(arguments)[:80]}")
-        clock = Clock(sleep=lambda seconds: await_(asyncio.sleep(seconds)))
+        now = lambda: datetime.fromtimestamp(self._world.wall(), UTC)  # noqa: E731
+        clock = Clock(now, sleep=lambda seconds: await_(asyncio.sleep(seconds)))
         code: int = await greenlet_spawn(order_tasks, arguments, clock)
         return code
 
@@ -104,6 +106,11 @@ class Blocking:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.transport = self
+        self.grpc_channel = None
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def __enter__(self) -> "Blocking":
         return self

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from datetime import datetime, tzinfo
 from functools import partial
 from typing import NamedTuple
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
+import aiosmtplib
 import httpx
+import order_handler.actions.send_confirmation
 import order_handler.dead_letters
-import order_handler.mail
-import order_tasks.cli.replay
-import order_tasks.cli.times
+import order_tasks.operations.log
+import order_tasks.operations.queues
+import order_tasks.operations.replay
+from google.cloud import tasks_v2beta3
 from order_tasks import connection
 
 from local.simulate.cloud import DEAD_LETTERS, QUEUE, Client, Service
@@ -128,10 +131,12 @@ class Simulation:
                 (secrets, "token_hex", lambda size: chance.randbytes(size).hex()),
                 (random, "uniform", chance.uniform),
                 (order_handler.dead_letters, "datetime", Now),
-                (order_handler.mail, "datetime", Now),
-                (order_tasks.cli.times, "datetime", Now),
-                (order_tasks.cli.replay, "_POLL_SECONDS", 20.0),
-                (order_handler.mail, "SMTP", Smtp),
+                (order_handler.actions.send_confirmation, "datetime", Now),
+                (aiosmtplib, "SMTP", Smtp),
+                (order_tasks.operations.replay, "_POLL_SECONDS", 20.0),
+                (order_tasks.operations.log, "_entries", lambda _: ()),
+                (order_tasks.operations.queues, "CloudTasksGrpcTransport", Mock()),
+                (tasks_v2beta3, "CloudTasksClient", Mock()),
                 (httpx, "AsyncClient", partial(httpx.AsyncClient, transport=transport)),
                 (connection, "connect", lambda _: self._blocking),
                 (connection, "connect_async", lambda _: self._client),
