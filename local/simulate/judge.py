@@ -102,7 +102,8 @@ class Judge:
         effect.at = self._world.loop.now
         effect.claimed_until = float(row[0][1]) if row else 0.0
         effect.sent_by_database = self._world.database_now() - effect.at + effect.sent
-        if row and row[0][0] == CANCELLED and not _met(effect.process, effect.sent - _STALL_SECONDS, effect.at):
+        stalled = effect.given_up or _met(effect.process, effect.sent - _STALL_SECONDS, effect.at)
+        if row and row[0][0] == CANCELLED and not stalled:
             self._problems.append(f"{action} of {order} happened although it was cancelled")
         self._effects[effect.duty].append(effect)
 

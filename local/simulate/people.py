@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sql
-from order_tasks import AsyncOrderTasks, Config, outbox
+from order_tasks import NEW_ORDER_ACTIONS, AsyncOrderTasks, Config, outbox
 from order_tasks.cli.main import main as order_tasks
+from order_tasks.operations import open_database
 from order_tasks.operations.times import Clock
 from sqlalchemy.util import await_, greenlet_spawn
 
@@ -24,7 +25,7 @@ class Shop:
 
     def __init__(self, world: World, database_url: str) -> None:
         self._world = world
-        self._engine = sql.create_engine(database_url, poolclass=sql.NullPool)
+        self._database = open_database(database_url)
         self._process: Process | None = None
         self._started = 0
 
@@ -50,7 +51,7 @@ class Shop:
         new = shop.NewOrder.model_validate(fields)
 
         def commit() -> outbox.Rows | None:
-            with self._engine.begin() as connection:
+            with self._database.engine.begin() as connection:
                 if not shop.insert(connection, new) and not again:
                     return None
                 return outbox.add(connection, order, new.customer_email)
@@ -65,15 +66,11 @@ class Shop:
             await AsyncOrderTasks(Config(QUEUE)).publish(rows)
 
     async def _cancel(self, order: str) -> None:
-        def commit() -> None:
-            with self._engine.begin() as connection:
-                shop.withdraw(connection, order)
-
         try:
-            await asyncio.to_thread(commit)
+            await asyncio.to_thread(self._database.cancel, order, NEW_ORDER_ACTIONS)
             self._world.note(f"cancelled {order}")
-        except sql.exc.SQLAlchemyError as error:
-            self._world.note(f"cannot cancel {order}: {type(error).__name__}")
+        except OSError:
+            self._world.note(f"cannot cancel {order}")
 
 
 async def scheduler(world: World, cloud_run: CloudRun) -> None:
