@@ -150,6 +150,7 @@ class HandlerService(pulumi.ComponentResource):
             readable.append(_cloud_sql_client(f"{name}-cloud-sql", args, account.member, child))
         template: cloudrunv2.ServiceTemplateArgsDict = {
             **database,
+            "labels": args["labels"],
             "service_account": account.email,
             "timeout": f"{args['handler_timeout_seconds']}s",
             "max_instance_request_concurrency": args["container_concurrency"],

@@ -76,8 +76,13 @@ def secret_places(declared: Declared) -> list[int]:
 def test_everything_that_takes_labels_has_the_stack_and_the_labels_of_the_settings() -> None:
     declared = declare(labels='{"team": "shop"}', alertEmails='["on-call@shop.example"]')
     labels = {"stack": "prod", "team": "shop"}
-    taking = [declared["Service handler"], *declared.of("Repository").values(), *declared.of("Secret").values()]
-    assert [each["labels"] for each in taking] == [labels] * 6
+    taking = [
+        declared["Service handler"],
+        declared["Service handler"]["template"],
+        *declared.of("Repository").values(),
+        *declared.of("Secret").values(),
+    ]
+    assert [each["labels"] for each in taking] == [labels] * 7
     taking = [*declared.of("AlertPolicy").values(), *declared.of("NotificationChannel").values()]
     assert [each["userLabels"] for each in taking] == [labels] * len(taking)
     assert json.loads(declared["Dashboard monitoring"]["dashboardJson"])["labels"] == labels

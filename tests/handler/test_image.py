@@ -159,6 +159,12 @@ def test_docker_gets_every_source_and_the_lock_or_an_unchanged_image_would_show_
     assert not any(path.is_symlink() for path in (tmp_path / "reached").rglob("*"))
 
 
+def test_the_base_is_pinned_by_digest_in_the_line_that_dependabot_reads() -> None:
+    outside = re.findall(r"^FROM (?!base\b|\$)(.*)", (ROOT / "handler/Dockerfile").read_text(), re.MULTILINE)
+    assert len(outside) == 1
+    assert re.fullmatch(r"python:3\.\d+-slim@sha256:[0-9a-f]{64} AS pinned", outside[0])
+
+
 @pytest.mark.timeout(300)
 def test_pulumi_s_provider_packs_the_same_files(packer: Path, tmp_path: Path) -> None:
     context, sources = context_with_much_beside_its_sources(tmp_path)
