@@ -18,6 +18,7 @@ KEPT = (
 """Types that deletion protection covers."""
 SLOW = (
     "gcp:cloudrunv2/serviceIamMember:ServiceIamMember",
+    "gcp:projects/iAMMember:IAMMember",
     "gcp:projects/service:Service",
     "gcp:secretmanager/secretIamMember:SecretIamMember",
 )
