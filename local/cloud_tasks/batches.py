@@ -4,8 +4,8 @@ An operation is done when it is answered, and is stored. A request_id names it a
 """
 
 import functools
+import random
 import re
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -105,7 +105,7 @@ class Batches:
         `response`: the operation's, for the answers of the parts that succeeded."""
         if request.request_id and not _REQUEST_ID.fullmatch(request.request_id):
             raise invalid("The request_id must be 1 to 100 letters, digits, hyphens, underscores.")
-        name = f"{request.parent.partition('/queues/')[0]}/operations/{request.request_id or uuid.uuid4()}"
+        name = f"{request.parent.partition('/queues/')[0]}/operations/{request.request_id or random.getrandbits(64)}"
         if self._store.operation(name) is not None:
             raise invalid(f"Duplicate operation id in the batch request: {request.request_id}")
         operation, done = operations_pb2.Operation(name=name, done=True), []

@@ -53,10 +53,10 @@ class Dispatcher(Listener):
         for timer in self._timers.values():
             timer.cancel()
         if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.wait(self._under_way, timeout=grace)
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def queue_changed(self, queue: str) -> None:
         """Send what is due in the loop's next round."""

@@ -3,8 +3,8 @@
 Knows the roles that may stand on a queue. Refuses conditions, as the service does.
 """
 
+import random
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 
 from google.iam.v1 import policy_pb2
@@ -48,7 +48,7 @@ def policy(grants: Iterable[tuple[str, str]], *, was_set: bool = False) -> Messa
     if not members and not was_set:
         return policy_pb2.Policy(etag=_NEVER_SET)
     bindings = [policy_pb2.Binding(role=role, members=each) for role, each in members.items()]
-    return policy_pb2.Policy(version=1, etag=secrets.token_bytes(8), bindings=bindings)
+    return policy_pb2.Policy(version=1, etag=random.randbytes(8), bindings=bindings)
 
 
 def replaced(current: Message, requested: Message) -> Message:

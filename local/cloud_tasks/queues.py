@@ -7,7 +7,6 @@ tasks but that they go with their queue.
 import copy
 import dataclasses
 import datetime
-import logging
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,8 +22,6 @@ from local.cloud_tasks.names import check_new_queue
 from local.cloud_tasks.queue_config import check_mask, new_queue, rate_limits, updated_queue
 from local.cloud_tasks.schedule import Schedule, Statistics
 from local.cloud_tasks.store import Store
-
-log = logging.getLogger("local.cloud_tasks.queues")
 
 NAME_BLOCKED_SECONDS = 24 * 3600
 """How long the name of an ended task stays blocked; the service promises 1 to 24 hours."""
