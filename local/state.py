@@ -25,6 +25,7 @@ class StateError(Exception):
 
 DEFAULT_PORT = 8123
 _PREFIX, _STORE = "cloud-run-tasks-", "state.sqlite"
+_JOURNALS = ("mails.jsonl", "calls.jsonl", "faults.jsonl", "log.jsonl")
 
 
 @contextlib.contextmanager
@@ -34,7 +35,7 @@ def open_state(folder: Path | None, stack: str) -> Iterator[tuple[Path, Store]]:
     path = folder or Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _close_to_others(path)
+        path.chmod(0o700)
         store = Store(path / _STORE)
     except (OSError, sqlite3.DatabaseError) as error:
         locked = "end the local cloud that uses it, or " if "locked" in str(error) else ""
@@ -54,33 +55,32 @@ def open_state(folder: Path | None, stack: str) -> Iterator[tuple[Path, Store]]:
                 log.warning("%d tasks are not done yet; to go on with them: --state %s", left, path)
 
 
-def _close_to_others(path: Path) -> None:
-    """Removes the read rights that an earlier version gave to other users of this machine."""
-    path.chmod(0o700)
-    for file in (*path.glob("*.sqlite*"), *path.glob("*.jsonl")):
-        file.chmod(0o600)
-
-
 def reset(folder: Path | None) -> list[Path]:
     """Deletes the state in a folder, or what local clouds without --state have left. Returns the folders.
 
-    Raises StateError if a local cloud uses one, or if the folder has no state."""
-    found = [folder] if folder else sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+    Raises StateError if a local cloud uses the folder, or if it has no state."""
     if folder and not (folder / _STORE).exists():
         raise StateError(f"{folder} is not the state folder of a local cloud: it has no {_STORE}")
+    if folder and _in_use(folder):
+        raise StateError(f"a local cloud uses {folder}: end it first")
+    left = Path(tempfile.gettempdir()).glob(f"{_PREFIX}????????")
+    found = [folder] if folder else [path for path in left if not _in_use(path)]
     for path in found:
-        try:
-            Store(path / _STORE).close()
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise StateError(f"the state folder {path} is not deleted: {error}; end the local cloud first") from None
-        for name in ("mails.jsonl", "calls.jsonl", "faults.jsonl", "log.jsonl", "local.env"):
+        for name in (*_JOURNALS, "local.env", *(file.name for file in path.glob(f"{_STORE}*"))):
             (path / name).unlink(missing_ok=True)
-        for file in path.glob(f"{_STORE}*"):
-            file.unlink()
         shutil.rmtree(path / "database", ignore_errors=True)
         with contextlib.suppress(OSError):
             path.rmdir()  # unless it has files of its owner
     return found
+
+
+def _in_use(path: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(path / _STORE, timeout=0)) as database:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 def ports_of(store: Store, first: int | None) -> Ports:

@@ -74,6 +74,4 @@ def _database_file(state: Path) -> Path:
     """SQLite's file, in a folder of its own: a container may see that folder and nothing else of the state."""
     folder = state / "database"
     folder.mkdir(mode=0o700, exist_ok=True)
-    for file in state.glob("orders.sqlite*"):  # where an earlier version kept it
-        file.rename(folder / file.name)
     return folder / "orders.sqlite"

@@ -257,7 +257,6 @@ def test_a_file_of_orders_becomes_tasks_and_effects_at_the_rate_of_the_stack(tmp
     orders.write_text("\n".join([*lines[:10], '{"orderId": ', '{"orderId": "B"}', *lines[10:]]))
     state = tmp_path / "state"
     state.mkdir(0o755)
-    (state / "orders.sqlite").touch()  # as an earlier version left it
     rate = ("--config", "maxDispatchesPerSecond=25")
     run = up("--state", str(state), "--orders", str(orders), "--exit-when-idle", *rate)
     assert total(run.stderr) == [90, 90, 90, 0, 0, 0], run.stderr
@@ -404,6 +403,25 @@ def test_another_terminal_sources_local_env_and_sends_an_order_that_is_done(tmp_
     assert not (state / "local.env").exists()
 
 
+def test_an_interrupted_run_says_how_much_was_never_sent(tmp_path: Path) -> None:
+    orders = tmp_path / "orders.jsonl"
+    lines = [json.dumps({"orderId": f"ORD-{number}", "customerEmail": "a@example.com"}) for number in range(2000)]
+    orders.write_text("\n".join(lines))
+    command = [sys.executable, "-m", "local", "up", "--port", "0", "--state", str(tmp_path), "--orders", str(orders)]
+    log: list[str] = []
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        reader = threading.Thread(target=read, args=(process.stderr, log), daemon=True)
+        reader.start()
+        try:
+            wait_for(lambda: any("Ready in" in line for line in log), lambda: "\n".join(log))
+        finally:
+            end(process)
+            reader.join(PATIENCE)
+    [unsent] = re.findall(r"Interrupted: (\d+) of 6000 tasks were never created", "\n".join(log))
+    assert 0 < int(unsent) <= 6000
+
+
 # Bad input
 
 
@@ -433,7 +451,7 @@ def test_a_state_folder_in_use_is_refused_and_not_reset(cloud: LocalCloud, state
     run = up("--state", str(state))
     assert run.returncode == 2
     assert f"the state folder {state} cannot be opened: database is locked" in run.stderr
-    with pytest.raises(StateError, match="end the local cloud first"):
+    with pytest.raises(StateError, match="end it first"):
         reset(state)
     assert (state / "state.sqlite").exists()
 
