@@ -88,7 +88,7 @@ def _milliseconds(client: TestClient) -> float:
 
 
 def _without_outbox(client: TestClient) -> float:
-    with patch.object(outbox, "add", lambda *_: outbox.Rows()):
+    with patch.object(outbox, "add", lambda *_, **__: outbox.Rows()):
         return _milliseconds(client)
 
 

@@ -14,9 +14,12 @@ import order_tasks.trace
 import pytest
 from msgspec import Meta
 from order_handler import orders
+from order_handler import outbox as relay
 from order_handler.action import Action, Message
 from order_handler.actions import ACTIONS
 from order_handler.errors import PermanentError
+from order_tasks import outbox
+from order_tasks.cli.relay import YOUNG_SECONDS
 
 from local.program import ROOT
 
@@ -54,6 +57,12 @@ def test_the_limits_of_both_are_the_contracts(action: str) -> None:
             assert f"{name}: Expected `str` of length <= {len(longest)}" in refused(
                 {"action": action, name: longest + "x"}
             )
+
+
+def test_rows_of_the_outbox_have_the_same_limits_for_producer_and_relay() -> None:
+    assert outbox._COLUMNS == relay._COLUMNS
+    assert outbox.HORIZON_SECONDS == relay.HORIZON_SECONDS
+    assert YOUNG_SECONDS == relay.YOUNG_SECONDS
 
 
 class Line(msgspec.Struct, rename="camel"):

@@ -74,7 +74,7 @@ _LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _COLUMNS: list[tuple[str, Any, bool]] = [
     ("task_id", Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,500}$(?!\n)")], True),
     ("body", Annotated[str, Meta(max_length=MAX_BODY_BYTES)], True),
-    ("headers", str | None, False),
+    ("headers", Annotated[str, Meta(max_length=50_000)] | None, False),
     ("due", Annotated[float, Meta(ge=-_LAST_SECOND, le=_LAST_SECOND)] | None, False),
 ]
 _READABLE = 80  # characters of a task id; the random ones follow

@@ -31,7 +31,7 @@ class CreatedTask:
     """The task's full name."""
     action: str
     fields: Mapping[str, Any]
-    """The message: orderId, action, customerEmail."""
+    """The message, `action` and `key` included."""
     time: datetime
     """When it was created."""
     due: datetime | None
