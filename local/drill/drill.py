@@ -92,6 +92,8 @@ class Drill:
         self._console = console
         self._phases = phases
         self._starts = 0
+        # Below the ports that systems give to clients: between two starts, one of those could be taken.
+        self._port = random.SystemRandom().randrange(10_000, 32_000, 4)
 
     async def run(self) -> int:
         """Runs the drill. Returns 1 if something was lost, oversold, or repeated without a fault that explains it."""
@@ -183,7 +185,7 @@ class Drill:
         with (self._folder / "cloud.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "local", "up", "--stack", "prod", "--json", "--port", "0"),
+                *("-m", "local", "up", "--stack", "prod", "--json", "--port", str(self._port)),
                 *("--state", str(self._folder), "--database-url", self._database_url, *settings, *arguments),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
