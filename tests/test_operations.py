@@ -1,4 +1,4 @@
-"""The runbook has a section for every alert, and its commands do what they say on a local cloud."""
+"""The runbook has a section for every alert, and each of its commands runs and does what the page says."""
 
 import base64
 import itertools
@@ -6,14 +6,23 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from components.monitoring import ALERTS, RELAY_ALERTS, RUNBOOK
 from local.program import ROOT
 from local.sinks.shop import STOCK, Shop
+from tests.declared import declare
 from tests.local.running import PATIENCE, LocalCloud, request, running, wait_for
 
 TEXT = (ROOT / RUNBOOK).read_text()
@@ -22,19 +31,28 @@ COMMANDS = [
     for block in re.findall(r"^```console\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     for line in block.splitlines()
 ]
-LOCAL = ("gcloud tasks ", ".venv/bin/python -m order_tasks ")
-OF_DEAD_LETTERS = re.compile(r"NAME| status| --all| resume \$ORDER_TASKS_DEAD_LETTER_QUEUE")
-CLOUD_ONLY = ("gcloud scheduler", "gcloud logging ", "gcloud run ", "pulumi ", "export ")
+SETUP = list(itertools.takewhile(lambda command: "order_tasks status" not in command, COMMANDS))
+PULUMI = """\
+import json, os, sys
+stack = json.load(open(os.environ["STACK"]))
+match sys.argv[1:]:
+    case ["stack", "select", "prod"] | ["up"]:
+        pass
+    case ["stack", "output", name]:
+        print(stack[name])
+    case ["config", "get", "gcp:project"]:
+        print("local-project")
+    case ["config", "set", key, value]:
+        open(os.environ["SET"], "a").write(f"{key}={value}\\n")
+    case other:
+        sys.exit(f"unexpected: {other}")
+"""
+"""Stands for the Pulumi CLI, which needs a deployed stack."""
 
 
 def test_every_alert_has_a_section_of_its_own_and_every_section_an_alert() -> None:
     _, _, alerts = TEXT.partition("\n## Alerts\n")
     assert re.findall(r"^### (.*)", alerts, re.MULTILINE) == [alert.name for alert in (*ALERTS, *RELAY_ALERTS)]
-
-
-def test_every_command_is_run_here_or_needs_the_cloud() -> None:
-    assert sum(command.startswith(LOCAL) for command in COMMANDS) > 10
-    assert [command for command in COMMANDS if not command.startswith(LOCAL + CLOUD_ONLY)] == []
 
 
 class Queues:
@@ -45,91 +63,189 @@ class Queues:
         self._shop = shop
         self._orders = map("ORD-{}".format, itertools.count())
 
-    def dead_letters(self) -> list[str]:
-        """The ids of all dead letters."""
-        listed = json.loads(self._get("dead_letter_queue", "/tasks")).get("tasks", [])
+    def tasks(self, queue: str) -> list[str]:
+        """The ids of all tasks."""
+        listed = json.loads(self._call(self._cloud.at[queue], "/tasks")).get("tasks", [])
         return [task["name"].rpartition("/")[2] for task in listed]
 
     def state(self, queue: str) -> str:
-        return str(json.loads(self._get(queue))["state"])
+        return str(json.loads(self._call(self._cloud.at[queue]))["state"])
 
-    def rate(self) -> float:
-        return float(json.loads(self._get("queue"))["rateLimits"]["maxDispatchesPerSecond"])
+    def limits(self) -> tuple[float, int]:
+        limits = json.loads(self._call(self._cloud.at["queue"]))["rateLimits"]
+        return limits["maxDispatchesPerSecond"], limits["maxConcurrentDispatches"]
 
-    def new_dead_letter(self) -> str:
+    def resume_dead_letters(self) -> None:
+        self._call(self._cloud.at["dead_letter_queue"], ":resume", {})
+
+    def new_dead_letter(self) -> tuple[str, str]:
         """Creates a dead letter whose replay will succeed: its item was sold out and is in stock again."""
-        order, before = next(self._orders), set(self.dead_letters())
+        order, before = next(self._orders), set(self.tasks("dead_letter_queue"))
         self._shop.commit([order])
         self._stock(0)
         self.send(order)
-        wait_for(lambda: set(self.dead_letters()) - before, lambda: "\n".join(self._cloud.log))
+        wait_for(lambda: set(self.tasks("dead_letter_queue")) - before, lambda: "\n".join(self._cloud.log))
         self._stock(STOCK)
-        [letter] = set(self.dead_letters()) - before
-        return letter
+        [letter] = set(self.tasks("dead_letter_queue")) - before
+        return letter, order
 
-    def send(self, order: str) -> None:
+    def new_task(self) -> str:
+        """Creates a task that waits for an hour, and returns its order."""
+        order = next(self._orders)
+        self._shop.commit([order])
+        due = datetime.now(UTC) + timedelta(hours=1)
+        self.send(order, name=f"{self._cloud.at['queue']}/tasks/{order}", scheduleTime=due.isoformat())
+        return order
+
+    def purge(self) -> None:
+        self._call(self._cloud.at["queue"], ":purge", {})
+
+    def send(self, order: str, **task: str) -> None:
         at = self._cloud.at
         body = json.dumps({"orderId": order, "action": "update_inventory"}).encode()
-        task = {
-            "url": f"{at['service_url']}/process-order",
-            "body": base64.b64encode(body).decode(),
-            "oidcToken": {"serviceAccountEmail": at["invoker_email"], "audience": at["service_url"]},
-        }
-        created, text = request(
-            f"{at['tasks_rest']}/v2/{at['queue']}/tasks", json.dumps({"task": {"httpRequest": task}}).encode()
-        )
-        assert created == 200, text
+        http = {"url": f"{at['service_url']}/process-order", "body": base64.b64encode(body).decode()}
+        self._call(at["queue"], "/tasks", {"task": {"httpRequest": http, **task}})
+
+    def cancelled(self, order: str) -> bool:
+        statement = text("SELECT 1 FROM effects WHERE order_id = :order AND token = 'cancelled'")
+        with self._shop.connection() as connection:
+            return connection.execute(statement, {"order": order}).first() is not None
 
     def _stock(self, pieces: int) -> None:
         with self._shop.connection() as connection:
             connection.exec_driver_sql(f"UPDATE stock SET quantity = {pieces}")
 
-    def _get(self, queue: str, more: str = "") -> str:
-        return request(f"{self._cloud.at['tasks_rest']}/v2/{self._cloud.at[queue]}{more}")[1]
+    def _call(self, queue: str, more: str = "", body: object = None) -> str:
+        sent = None if body is None else json.dumps(body).encode()
+        status, answer = request(f"{self._cloud.at['tasks_rest']}/v2/{queue}{more}", sent)
+        assert status == 200, answer
+        return answer
 
 
-def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
+class OtherGoogle(BaseHTTPRequestHandler):
+    """Cloud Logging, Cloud Run and Cloud Scheduler without anything in them."""
+
+    def do_GET(self) -> None:
+        self._answer({"name": "relay", "state": "ENABLED"} if "/jobs/" in self.path else {})
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._answer({} if "filter" in asked else {"error": f"unexpected: {asked}"})
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+    def _answer(self, answer: object) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+
+@contextmanager
+def other_google() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), OtherGoogle) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Shell:
+    """A shell after the page's first commands, for one local cloud."""
+
+    def __init__(self, cloud: LocalCloud, folder: Path, google: str) -> None:
+        database = f"sqlite:///{folder}/state/database/orders.sqlite"
+        self.queues = Queues(cloud, Shop(database))
+        self._folder = folder
+        exports = declare("prod").exports
+        (folder / "stack.json").write_text(json.dumps({name: cloud.at.get(name, exports[name]) for name in exports}))
+        (folder / "token").write_text("any")
+        (folder / "pulumi").write_text(f"#!{sys.executable}\n{PULUMI}")
+        (folder / "pulumi").chmod(stat.S_IRWXU)
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ORDER_TASKS_")},
+            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": google for api in ("CLOUDSCHEDULER", "LOGGING")},
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN": "http://run.invalid/",  # gcloud puts the region before the host
+            "http_proxy": google,
+            "no_proxy": "127.0.0.1",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDTASKS": f"{cloud.at['tasks_rest']}/",
+            "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(folder / "token"),
+            "CLOUDSDK_CONFIG": str(folder / "gcloud"),
+            "CLOUD_TASKS_EMULATOR_HOST": cloud.at["tasks_grpc"],
+            "ORDER_TASKS_DATABASE_URL": database,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "SET": str(folder / "set"),
+            "STACK": str(folder / "stack.json"),
+        }
+        printed = self.run("\n".join([*SETUP, "env -0"]))
+        self._environment = dict(each.split("=", 1) for each in printed.rstrip("\0").split("\0"))
+
+    def run(self, command: str) -> str:
+        """What a command prints."""
+        ended = subprocess.run(
+            ["bash", "-ec", command],
+            cwd=ROOT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    def settings(self) -> dict[str, str]:
+        """What `pulumi config set` was told."""
+        return dict(line.split("=", 1) for line in (self._folder / "set").read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     if not shutil.which("gcloud"):
         pytest.skip("no gcloud on the path: install the Google Cloud CLI")
-    (tmp_path / "token").write_text("any")
-    with running("--state", str(tmp_path / "state")) as cloud:
-        queues = Queues(cloud, Shop(f"sqlite:///{tmp_path}/state/database/orders.sqlite"))
-        environment = {
-            **os.environ,
-            "CLOUD_TASKS_EMULATOR_HOST": cloud.at["tasks_grpc"],
-            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDTASKS": f"{cloud.at['tasks_rest']}/",
-            "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(tmp_path / "token"),
-            "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"),
-            "CLOUDSDK_CORE_PROJECT": "local-project",
-            "ORDER_TASKS_QUEUE": cloud.at["queue"],
-            "ORDER_TASKS_DEAD_LETTER_QUEUE": cloud.at["dead_letter_queue"],
-        }
-        exported = {command.split("=")[0].removeprefix("export ") for command in COMMANDS if command[:7] == "export "}
-        assert exported <= environment.keys()
-
-        def run(command: str) -> None:
-            letter = queues.new_dead_letter() if OF_DEAD_LETTERS.search(command) else ""
-            ended = subprocess.run(
-                ["bash", "-c", command.replace("drop NAME", "drop --yes NAME").replace("NAME", letter)],
-                cwd=ROOT,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-            )
-            assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
-            if " status" in command or " describe NAME" in command:
-                assert letter[:12] in ended.stdout
-            elif letter:
-                wait_for(lambda: letter not in queues.dead_letters(), lambda: f"{command}: {letter} is still there")
-            if change := re.search(r" (pause|resume) \$ORDER_TASKS_(\w+)", command):
-                assert queues.state(change[2].lower()) == {"pause": "PAUSED", "resume": "RUNNING"}[change[1]]
-            if change := re.search(r" --max-dispatches-per-second=(\d+)", command):
-                assert queues.rate() == float(change[1])
-
-        queues.send("ORD")
+    folder = tmp_path_factory.mktemp("operations")
+    with running("--state", str(folder / "state")) as cloud, other_google() as google:
+        shell = Shell(cloud, folder, google)
+        shell.queues.send("ORD")
         cloud.logged("Order ORD is not yet known")  # the handler has created its tables
-        for command in COMMANDS:
-            if command.startswith(LOCAL):
-                run(command)
+        shell.queues.purge()
+        yield shell
+
+
+@pytest.mark.parametrize("command", COMMANDS[len(SETUP) :])
+def test_each_command_does_what_the_page_says(shell: Shell, command: str) -> None:
+    queues = shell.queues
+    letter = order = ""
+    if "--dead-letters" in command:
+        queues.resume_dead_letters()
+    elif "order_tasks run ORDER" in command:
+        order = queues.new_task()
+    elif re.search(r"\b(NAME|ID|ORDER|REASON|status)\b|--all|--action|resume \$ORDER_TASKS_DEAD", command):
+        letter, order = queues.new_dead_letter()
+    typed = re.sub("order_tasks (drop|cancel)", r"order_tasks \1 --yes", command)
+    for placeholder, value in {"NAME": letter[:12], " ID ": f" {letter} ", " ORDER": f" {order}"}.items():
+        typed = typed.replace(placeholder, value)
+    printed = shell.run(
+        typed.replace("REASON", "stock").replace(
+            "IMAGE_BY_DIGEST", f"us-central1-docker.pkg.dev/shop/images/handler@sha256:{'0' * 64}"
+        )
+    )
+    if re.search(r" (status|find|describe ID)", command):
+        assert letter[:12] in printed
+    elif letter:
+        wait_for(lambda: letter not in queues.tasks("dead_letter_queue"), lambda: f"{letter} is still there")
+    elif order:
+        wait_for(lambda: order not in queues.tasks("queue"), lambda: f"{order} is still there")
+    if " cancel " in command:
+        assert queues.cancelled(order)
+    if change := re.search(r" (pause|resume)\b", command):
+        queue = "dead_letter_queue" if re.search("DEAD_LETTER|--dead-letters", command) else "queue"
+        assert queues.state(queue) == {"pause": "PAUSED", "resume": "RUNNING"}[change[1]]
+    if re.search(r" rate | update ", command):
+        assert queues.limits() == (10, 5)
+    if "config set" in command:
+        assert declare("prod", **shell.settings())
