@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from sqlalchemy import text
@@ -31,12 +32,13 @@ COMMANDS = [
     for block in re.findall(r"^```console\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     for line in block.splitlines()
 ]
+IMAGE = f"us-central1-docker.pkg.dev/shop/images/handler@sha256:{'0' * 64}"
 SETUP = list(itertools.takewhile(lambda command: "order_tasks status" not in command, COMMANDS))
 PULUMI = """\
 import json, os, sys
 stack = json.load(open(os.environ["STACK"]))
 match sys.argv[1:]:
-    case ["stack", "select", "prod"] | ["up"]:
+    case ["stack", "select", "prod"] | ["up"] | ["up", "--refresh"]:
         pass
     case ["stack", "output", name]:
         print(stack[name])
@@ -44,6 +46,8 @@ match sys.argv[1:]:
         print("local-project")
     case ["config", "set", key, value]:
         open(os.environ["SET"], "a").write(f"{key}={value}\\n")
+    case ["up", "--config", setting]:
+        open(os.environ["SET"], "a").write(f"{setting}\\n")
     case other:
         sys.exit(f"unexpected: {other}")
 """
@@ -123,20 +127,23 @@ class Queues:
 
 
 class OtherGoogle(BaseHTTPRequestHandler):
-    """Cloud Logging, Cloud Run and Cloud Scheduler without anything in them."""
+    """Cloud Logging without any line, and other services without anything."""
+
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
-        self._answer({"name": "relay", "state": "ENABLED"} if "/jobs/" in self.path else {})
+        self._answer(404, {"error": {"code": 404, "status": "NOT_FOUND", "message": "nothing is deployed"}})
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer({} if "filter" in asked else {"error": f"unexpected: {asked}"})
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200, {})
 
     def log_message(self, *_: object) -> None:
         """Nobody reads it."""
 
-    def _answer(self, answer: object) -> None:
-        self.send_response(200)
+    def _answer(self, status: int, answer: object) -> None:
+        self.asked.append(self.path)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
@@ -184,7 +191,7 @@ class Shell:
         printed = self.run("\n".join([*SETUP, "env -0"]))
         self._environment = dict(each.split("=", 1) for each in printed.rstrip("\0").split("\0"))
 
-    def run(self, command: str) -> str:
+    def run(self, command: str, *, may_find_nothing: bool = False) -> str:
         """What a command prints."""
         ended = subprocess.run(
             ["bash", "-ec", command],
@@ -195,7 +202,8 @@ class Shell:
             timeout=PATIENCE,
             check=False,
         )
-        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+        found_nothing = may_find_nothing and re.search("nothing is deployed|could not be found", ended.stderr)
+        assert ended.returncode == 0 or found_nothing, f"{command}\n{ended.stdout}{ended.stderr}"
         return ended.stdout
 
     def settings(self) -> dict[str, str]:
@@ -227,13 +235,19 @@ def test_each_command_does_what_the_page_says(shell: Shell, command: str) -> Non
     elif re.search(r"\b(NAME|ID|ORDER|REASON|status)\b|--all|--action|resume \$ORDER_TASKS_DEAD", command):
         letter, order = queues.new_dead_letter()
     typed = re.sub("order_tasks (drop|cancel)", r"order_tasks \1 --yes", command)
-    for placeholder, value in {"NAME": letter[:12], " ID ": f" {letter} ", " ORDER": f" {order}"}.items():
+    placeholders = {
+        "NAME": letter[:12],
+        " ID ": f" {letter} ",
+        " ORDER": f" {order}",
+        "REASON": "stock",
+        "IMAGE_BY_DIGEST": IMAGE,
+    }
+    for placeholder, value in placeholders.items():
         typed = typed.replace(placeholder, value)
-    printed = shell.run(
-        typed.replace("REASON", "stock").replace(
-            "IMAGE_BY_DIGEST", f"us-central1-docker.pkg.dev/shop/images/handler@sha256:{'0' * 64}"
-        )
-    )
+    is_cloud_only = re.match("gcloud (logging|run|scheduler) ", command)
+    OtherGoogle.asked.clear()
+    printed = shell.run(typed, may_find_nothing=bool(is_cloud_only))
+    assert bool(OtherGoogle.asked) == bool(is_cloud_only)
     if re.search(r" (status|find|describe ID)", command):
         assert letter[:12] in printed
     elif letter:
@@ -245,7 +259,7 @@ def test_each_command_does_what_the_page_says(shell: Shell, command: str) -> Non
     if change := re.search(r" (pause|resume)\b", command):
         queue = "dead_letter_queue" if re.search("DEAD_LETTER|--dead-letters", command) else "queue"
         assert queues.state(queue) == {"pause": "PAUSED", "resume": "RUNNING"}[change[1]]
-    if re.search(r" rate | update ", command):
+    if re.search(r" rate | queues update ", command):
         assert queues.limits() == (10, 5)
-    if "config set" in command:
+    if "pulumi config set" in command or "pulumi up --config" in command:
         assert declare("prod", **shell.settings())
