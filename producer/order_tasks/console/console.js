@@ -124,7 +124,7 @@ const failureRow = (group) => [
 ];
 
 // The log and the dashboard of exactly this task and its time
-function cloudLinks({ path, task, created }, id) {
+function cloudLinks({ id, path, task, created }) {
   if (state.local) return null;
   const hours = (n) => new Date(Date.parse(created) + n * 3600e3).toISOString();
   const range = `;startTime=${hours(-24)};endTime=${hours(1)}`;
@@ -135,25 +135,21 @@ function cloudLinks({ path, task, created }, id) {
   ];
 }
 
-function entryRow(entry, buttons) {
-  const id = entry.path.split("/").at(-1);
-  const early = Date.parse(entry.due) > Date.now() && (entry.tries ? "backing off, due " : "scheduled, due ");
-  return [
-    id,
-    orderButton(entry.order_id),
-    entry.action ?? "–",
-    h("span.id", { title: id }, id.replace(/^[0-9a-f]{16}-(?=.)|(?<=^[0-9a-f]{12})[0-9a-f]{20,}$/g, "")),
-    count(entry.attempts ?? entry.tries),
-    [entry.dispatched ? "running" : early ? [early, when(entry.due)] : "due", h("div.quiet", {}, entry.last_status)],
-    [cloudLinks(entry, id), buttons(id, early)],
-  ];
-}
+const entryRow = (entry, buttons) => [
+  entry.id,
+  orderButton(entry.order_id),
+  entry.action ?? "–",
+  h("span.id", { title: entry.id }, entry.short),
+  count(entry.attempts ?? entry.tries),
+  [entry.state, new Date(entry.due) > Date.now() && [", due ", when(entry.due)], h("div.quiet", {}, entry.last_status)],
+  [cloudLinks(entry), buttons(entry)],
+];
 
 const entries = (list, buttons) =>
   table(["order", "action", "task", "#attempts", "state", ">"], list.map((entry) => entryRow(entry, buttons)));
-const taskButtons = (id) => button("Run now", ["run", id]);
-const letterButtons = (id, early) => [
-  early ? button("Replay by force", ["replay", id, "--force"], true) : button("Replay", ["replay", id]),
+const taskButtons = ({ id }) => button("Run now", ["run", id]);
+const letterButtons = ({ id, state }) => [
+  state === "scheduled" ? button("Replay by force", ["replay", id, "--force"], true) : button("Replay", ["replay", id]),
   button("Drop", ["drop", id, "--yes"], true),
 ];
 
@@ -169,9 +165,9 @@ function letterGroup({ reason, kind, count: all, entries: some }, i) {
 
 function storyPanel({ story, order, local }) {
   const isOurs = (each) => each.order === order || each.subject?.split(" ").includes(order);
-  const attempt = (line) => line.attempt && `attempt ${line.attempt}`;
+  const step = (line) => (line.attempt ? `attempt ${line.attempt}` : line.event);
   const events = [
-    ...story.log.map((line) => [line.time, line.action, attempt(line), line.message, line.status]),
+    ...story.log.map((line) => [line.time, line.action, step(line), line.message, line.status]),
     ...(story.outbox ?? []).map((row) => [row.added, row.effect, "committed", row.refused ?? "waits in the outbox"]),
     ...(story.ledger ?? []).map((row) => [row.time, row.effect, row.state, "noted in the ledger"]),
     ...(local?.mails ?? []).filter(isOurs).map((mail) => [mail.at * 1000, "mail", "received", mail.subject]),

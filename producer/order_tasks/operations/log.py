@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,6 @@ from urllib.parse import quote
 from order_tasks.config import Config
 from order_tasks.operations.entry import without_emails
 
-_TAIL_BYTES = 4 << 20
 _GCLOUD_SECONDS = 30
 
 
@@ -37,6 +36,8 @@ class LogLine:
     attempt: str | None
     """`2 of 5`, or `2` for a replay."""
     status: int | None
+    event: str | None
+    """What a local cloud did, such as `created`."""
 
 
 class Lines(NamedTuple):
@@ -79,7 +80,7 @@ class HandlerLog:
 
     def _read(self, command: str) -> Lines:
         try:
-            return Lines(_lines(_tail() if self._local else _entries(command)))
+            return Lines(_lines(_local_entries() if self._local else _entries(command)))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             return Lines(trouble=str(error))
 
@@ -99,14 +100,18 @@ def _entries(command: str) -> Iterable[Mapping[str, Any]]:
         yield entry.get("jsonPayload", {}) | {"time": entry["timestamp"], "severity": entry.get("severity", "DEFAULT")}
 
 
-def _tail() -> Iterable[Mapping[str, Any]]:
-    """The end of the local cloud's log."""
+def _local_entries() -> Iterable[Mapping[str, Any]]:
     path = os.environ.get("ORDER_TASKS_LOG")
     if not path:
         raise OSError("ORDER_TASKS_LOG is not set: source the local.env of a local cloud")
-    with Path(path).open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = file.read().splitlines()
+    return tail(Path(path))
+
+
+def tail(file: Path, size: int = 4 << 20) -> Iterator[dict[str, Any]]:
+    """The last bytes of a file of JSON lines, such as a local cloud's log."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+        lines = stream.read().splitlines()
     for line in lines:
         with suppress(ValueError):  # the first line may be cut
             yield json.loads(line)
@@ -123,6 +128,7 @@ def _lines(found: Iterable[Mapping[str, Any]]) -> list[LogLine]:
             task=fields.get("task"),
             attempt=fields.get("attempt"),
             status=fields.get("status"),
+            event=fields.get("event"),
         )
         for fields in found
         if "time" in fields and "severity" in fields

@@ -1,0 +1,76 @@
+"""`python -m docs.pages.screenshots` draws the operator's page in five states, of a local cloud that it breaks."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from bench.browser import browser
+
+FOLDER = Path(__file__).parents[1] / "images"
+_UP = ("local", "up", "--json", "--orders", "examples/orders.jsonl", "--port", "0", "--config", "maxAttempts=3")
+_SECONDS = 60
+_ORDERS = [f"ORD-2026-1080{digit}" for digit in range(1, 8)]
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    backoff = ("--config", "minBackoffSeconds=4", "--config", "retryUntilHandled=true")
+    cloud = subprocess.Popen([sys.executable, "-m", *_UP, *backoff], stdout=subprocess.PIPE, text=True)
+    assert cloud.stdout is not None
+    try:
+        address = json.loads(cloud.stdout.readline())["page"]
+        with browser() as chromium:
+            page = chromium.new_page(viewport={"width": 1000, "height": 700})
+            page.set_default_timeout(_SECONDS * 1000)
+            expect.set_options(timeout=_SECONDS * 1000)
+            page.goto(address)
+            _draw(page)
+    finally:
+        cloud.send_signal(signal.SIGINT)
+        cloud.wait(_SECONDS)
+
+
+def _draw(page: Page) -> None:
+    health, output = page.locator("#health"), page.locator("#output")
+    expect(health).to_contain_text(re.compile(r"All is well: 0 tasks in the queue, [1-9]"))
+    expect(page.locator("#mails details")).to_have_count(8)
+    _shoot(page, "well")
+    page.get_by_role("switch", name="mail").click()
+    for order in _ORDERS:
+        page.get_by_label("New order's id").fill(order)
+        page.get_by_label("E-mail").fill("ada@example.com")
+        page.get_by_role("button", name="Place").click()
+        expect(output).to_have_text(re.compile(f"{order}.*done", re.DOTALL))
+    page.keyboard.press("Escape")
+    expect(page.locator("#failures table")).to_be_visible()
+    _shoot(page, "failing")
+    expect(health).to_contain_text(f"{len(_ORDERS)} dead letters wait")
+    page.emulate_media(color_scheme="dark")
+    page.get_by_role("button", name="Replay", exact=True).first.click()
+    expect(output).to_contain_text("exit code")
+    _shoot(page, "dead-letters")
+    page.keyboard.press("Escape")
+    page.emulate_media(color_scheme="light")
+    page.get_by_role("button", name=_ORDERS[0]).first.click()
+    expect(page.locator("#story tr").last).to_be_visible()
+    _shoot(page, "order", "#story")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Pause: sure?").click()
+    expect(health).to_contain_text("PAUSED")
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.emulate_media(color_scheme="dark")
+    _shoot(page, "paused-narrow")
+
+
+def _shoot(page: Page, name: str, top: str = "header") -> None:
+    page.locator(top).evaluate("top => top.scrollIntoView()")
+    page.screenshot(path=FOLDER / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
