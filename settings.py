@@ -43,21 +43,6 @@ class Rule(NamedTuple):
     """The port and an IPv6 host are checked, beyond the pattern."""
 
 
-# The handler's environment.py has the same patterns; tests/settings.yaml holds both to the same answers.
-_LABEL = r"[A-Za-z0-9_-]{1,63}"
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_HOST = (
-    rf"(?:(?:{_LABEL}\.)*(?![0-9]+(?![A-Za-z0-9_-])){_LABEL}|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\])"
-    r"(?::[0-9]{1,5})?"
-)
-_WORD = r"(?:[^\s:@/?#\[\]%]|%[0-9A-Fa-f]{2})+"
-_ATOM = r"(?:[A-Za-z0-9!'*+=_~-]|%2[Bb])+"
-_LOCAL_HOST = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
-_TLS = (
-    rf"(?:postgresql://(?:[^@/?]*@)?{_LOCAL_HOST}?(?::[0-9]+)?(?=[/?]|\Z)(?!.*[?&]host(?:addr)?=(?!/[^,&]*(?:&|\Z)))"
-    r"|(?!.*[?&]sslmode=(?!(?:require|verify-ca|verify-full)(?:&|\Z))).*[?&]sslmode=)"
-)
-"""Begins every URL of a database on this machine or in a socket, and of others if they require TLS."""
 _ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _ACCOUNT_ID: dict[str, Any] = {
     "pattern": r"[a-z][a-z0-9-]{4,28}[a-z0-9]",
@@ -105,8 +90,24 @@ class QueueSettings(TypedDict):
     ]
 
 
-CONTRACT = json.loads((Path(__file__).resolve().parent / "handler/contract.json").read_text())["actions"]
+_PUBLISHED = json.loads((Path(__file__).resolve().parent / "handler/contract.json").read_text())
+CONTRACT = _PUBLISHED["actions"]
 """The handler's actions, and what each needs from the environment."""
+_NEEDS: list[dict[str, Any]] = [
+    _PUBLISHED["database"],
+    *(need for action in CONTRACT.values() for need in action["needs"]),
+]
+
+
+def _need(variable: str) -> Rule:
+    """The rule of a secret that the handler gets as this variable and checks in the same way."""
+    unused: dict[str, Any] = {"meaning": "No action needs it", "pattern": ".*", "accepts": "a text", "url": False}
+    need = next((need for need in _NEEDS if need["variable"] == variable), unused)
+    accepts = f"a URL `{need['accepts']}`, percent-encoded" if need["url"] else need["accepts"]
+    return Rule(
+        "", f"{need['meaning']} (secret)", pattern=need["pattern"], accepts=accepts, secret=True, url=need["url"]
+    )
+
 
 _RESERVED = (
     "PORT|HOST|K_.*|X_GOOGLE_.*|GOOGLE_CLOUD_PROJECT|CLOUD_TASKS_EMULATOR_HOST|CLOUD_RUN_.*|"
@@ -233,20 +234,7 @@ class EffectSettings(TypedDict):
         bool,
         Rule(False, "Only log an effect whose URL below is not set. If false, all four are required"),
     ]
-    database_url: Annotated[
-        str,
-        Rule(
-            "",
-            "Secret: database of the orders, the stock and the ledger of effects",
-            pattern=rf"(?=[!-~]+\Z)(?={_TLS})postgresql://(?:{_WORD}(?::{_WORD})?@)?"
-            rf"(?:{_HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
-            r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?",
-            accepts="a URL `postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=require`, percent-encoded; only a socket "
-            "or this machine needs no sslmode",
-            secret=True,
-            url=True,
-        ),
-    ]
+    database_url: Annotated[str, _need("DATABASE_URL")]
     database_max_connections: Annotated[
         int,
         Rule(
@@ -256,39 +244,9 @@ class EffectSettings(TypedDict):
             262_143,
         ),
     ]
-    smtp_url: Annotated[
-        str,
-        Rule(
-            "",
-            "Secret: mail server and sender of the confirmations",
-            pattern=rf"(?=[!-~]+\Z)smtps?://(?:{_WORD}:{_WORD}@)?{_HOST}/?"
-            rf"\?from={_ATOM}(?:\.{_ATOM})*(?:@|%40)[A-Za-z0-9-]{{1,63}}(?:\.[A-Za-z0-9-]{{1,63}})*",
-            accepts="a URL `smtp://USER:PASSWORD@HOST:PORT?from=ADDRESS` or `smtps://...`, percent-encoded",
-            secret=True,
-            url=True,
-        ),
-    ]
-    warehouse_url: Annotated[
-        str,
-        Rule(
-            "",
-            "Secret: URL that the warehouse is notified at",
-            pattern=rf"(?=[!-~]+\Z)https?://(?:{_WORD}(?::{_WORD})?@)?{_HOST}(?:[/?][^#]*)?",
-            accepts="a URL `https://HOST/PATH` or `http://...`, percent-encoded",
-            secret=True,
-            url=True,
-        ),
-    ]
-    warehouse_secret: Annotated[
-        str,
-        Rule(
-            "",
-            "Secret: key that signs the notifications",
-            pattern=r"[!-~]{16,}",
-            accepts="at least 16 ASCII characters without spaces",
-            secret=True,
-        ),
-    ]
+    smtp_url: Annotated[str, _need("SMTP_URL")]
+    warehouse_url: Annotated[str, _need("WAREHOUSE_URL")]
+    warehouse_secret: Annotated[str, _need("WAREHOUSE_SECRET")]
 
 
 class VariableSettings(TypedDict):

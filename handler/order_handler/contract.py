@@ -1,4 +1,4 @@
-"""The published contract: the messages of all actions, and what each needs from the environment.
+"""The published contract: the messages of all actions, what each needs from the environment, and the database.
 
 `python -m order_handler.contract` prints contract.json. The program's settings and the producer read that file.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from order_handler import orders
 from order_handler.actions import ACTIONS
+from order_handler.environment import DATABASE
 
 
 def contract() -> dict[str, Any]:
@@ -23,7 +24,7 @@ def contract() -> dict[str, Any]:
 
 
 def text() -> str:
-    return json.dumps({"actions": contract()}, indent=2) + "\n"
+    return json.dumps({"actions": contract(), "database": asdict(DATABASE)}, indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -37,13 +37,12 @@ _TLS = (
     r"|(?!.*[?&]sslmode=(?!(?:require|verify-ca|verify-full)(?:&|\Z))).*[?&]sslmode=)"
 )
 """Begins every URL of a database on this machine or in a socket, and of others if they require TLS."""
-_DATABASE_FORM = "postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=require (or sqlite:///PATH)"
-_DATABASE = Need(
+DATABASE = Need(
     "DATABASE_URL",
-    "Database of the orders, the stock and the ledger of effects",
+    "Database of the orders, the stock and the ledger of effects; a socket needs no sslmode",
     rf"(?=[!-~]+\Z)(?={_TLS})postgresql://(?:{WORD}(?::{WORD})?@)?(?:{HOST}|(?=/[^?]*\?(?:[^&]*&)*host=[^&]))"
     r"(?:/[A-Za-z0-9_.-]*)?(?:\?[a-z_]+=[^&#]*(?:&[a-z_]+=[^&#]*)*)?",
-    _DATABASE_FORM,
+    "postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=require",
 )
 
 
@@ -85,7 +84,7 @@ class Environment:
             if not url:
                 raise ValueError(
                     f"DATABASE_URL is not set, but {first} is: without a ledger, effects could repeat. "
-                    f"Set it to {_DATABASE_FORM}, or unset the other."
+                    f"Set it to {DATABASE.accepts}, or unset the other."
                 )
             for other in others:
                 if not values[other]:
@@ -112,7 +111,7 @@ def database_url(variables: Mapping[str, str]) -> str:
     value = variables.get("DATABASE_URL", "")
     if re.fullmatch(r"sqlite:///\S+", value):
         return value
-    return str(_DATABASE.read(variables, required=True))
+    return str(DATABASE.read(variables, required=True))
 
 
 def _simulated(variables: Mapping[str, str]) -> bool:
