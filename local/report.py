@@ -86,7 +86,7 @@ class Report(Listener):
         dead = collections.Counter(order_of(task.http_request.body).get("action", _OTHER) for task in dead_letters)
         caption = f"{self.settled()} settled in {self._last - self._first:.1f} s"
         if waiting:
-            caption += f"; {waiting} wait" + (": the queue is PAUSED" if paused else "")
+            caption += f"; {waiting} wait" + (": the queue is PAUSED (order_tasks resume)" if paused else "")
         table = Table(title="Tasks by action", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("action", no_wrap=True)
         for column in ("created", "processed", "effects", "retried", "dead\nletters", "gone"):

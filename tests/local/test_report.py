@@ -33,7 +33,11 @@ def report(printed: io.StringIO) -> Report:
 
 @pytest.mark.parametrize(
     ("waiting", "paused", "caption"),
-    [(0, True, "1 settled in 1.0 s"), (2, False, "; 2 wait"), (2, True, "; 2 wait: the queue is PAUSED")],
+    [
+        (0, True, "1 settled in 1.0 s"),
+        (2, False, "; 2 wait"),
+        (2, True, "; 2 wait: the queue is PAUSED (order_tasks resume)"),
+    ],
 )
 def test_the_table_says_what_waits_and_why(
     report: Report, printed: io.StringIO, waiting: int, paused: bool, caption: str
