@@ -17,14 +17,7 @@ import msgspec
 
 _NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _TYPES = {"string": str, "integer": int, "number": float, "boolean": bool, "null": None}
-_FORMATS = {
-    "date": date,
-    "date-time": datetime,
-    "time": time,
-    "duration": timedelta,
-    "decimal": Decimal,
-    "uuid": UUID,
-}
+_FORMATS = {"date": date, "date-time": datetime, "time": time, "duration": timedelta, "decimal": Decimal, "uuid": UUID}
 _LIMITS = {
     "minLength": "min_length",
     "maxLength": "max_length",
