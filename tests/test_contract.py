@@ -93,7 +93,6 @@ def _everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(ACTIONS, "everything", Action(Everything, None, None))  # type: ignore[arg-type]
     monkeypatch.setattr(order_tasks.contract, "contract", order_handler.contract.contract)
     yield
-    orders.schema.cache_clear()
     order_tasks.contract._fields.cache_clear()
 
 

@@ -7,7 +7,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from order_handler import orders
+import msgspec
+
+from order_handler.action import AnyMessage
 from order_handler.actions import ACTIONS
 from order_handler.environment import DATABASE
 
@@ -15,12 +17,19 @@ from order_handler.environment import DATABASE
 def contract() -> dict[str, Any]:
     return {
         name: {
-            "message": orders.schema(name),
+            "message": _schema(action.message),
             "needs": [asdict(need) for need in action.needs],
             "maxAttempts": action.max_attempts,
         }
         for name, action in ACTIONS.items()
     }
+
+
+def _schema(message: type[AnyMessage]) -> dict[str, Any]:
+    schema = msgspec.json.schema(message)
+    definitions = schema["$defs"]
+    top = definitions.pop(schema["$ref"].rpartition("/")[2])
+    return {**top, "$defs": definitions} if definitions else top
 
 
 def text() -> str:

@@ -4,7 +4,6 @@ Decides which messages are valid. Knows neither HTTP nor Cloud Tasks.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -82,12 +81,3 @@ async def process(order: Order, effects: Effects, delivery: Delivery | None) -> 
     """Runs the order's action and returns what it did."""
     message = order.message()
     return await ACTIONS[order.action].run(message, effects.by_action.get(order.action), delivery)
-
-
-@cache
-def schema(action: str) -> dict[str, Any]:
-    """The JSON Schema of the action's message."""
-    made = msgspec.json.schema(ACTIONS[action].message)
-    definitions = made["$defs"]
-    message = definitions.pop(made["$ref"].rpartition("/")[2])
-    return {**message, "$defs": definitions} if definitions else message
