@@ -159,7 +159,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         elif _token(request.urn) == QUEUE:
             outputs["state"] = self._cloud.queue_states[request.id]
             if outputs.get("stackdriverLoggingConfig") == {"samplingRatio": 0}:
-                del inputs["stackdriverLoggingConfig"]  # Google's provider never sends it
+                del outputs["stackdriverLoggingConfig"]  # Google's provider never sends it
         return provider_pb2.ReadResponse(id=request.id, properties=_struct(outputs), inputs=_struct(inputs))
 
     def Invoke(self, request: provider_pb2.InvokeRequest, context: grpc.ServicerContext) -> provider_pb2.InvokeResponse:
