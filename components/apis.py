@@ -11,8 +11,6 @@ from pulumi_gcp import projects
 
 APIS = ("run", "cloudtasks", "artifactregistry", "iam", "secretmanager", "monitoring", "logging")
 """Short names of the APIs that the components call: `run` for run.googleapis.com."""
-
-
 FIRST_APIS = ("cloudresourcemanager", "serviceusage")
 """APIs that enable the others, so they must be on before the first run."""
 

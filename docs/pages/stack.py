@@ -4,7 +4,6 @@ The program is evaluated under mocks, with one producer, one alert address and p
 """
 
 import re
-from collections.abc import Iterator
 
 import yaml
 
@@ -34,35 +33,20 @@ def page(stack: str) -> str:
     simulated = configuration.get(f"{PROJECT}:simulateEffects") == "true"
     secrets = {} if simulated else {f"{PROJECT}:{key}": text for key, text in PLACEHOLDERS.items()}
     evaluation = evaluate(stack=stack, config={**configuration, **EXAMPLE}, secrets=secrets)
-    tree, components = "\n".join(_overview(evaluation)), "\n\n".join(_sections(evaluation))
-    return PAGE.format(stack=stack, tree=tree, components=components)
-
-
-def _tree(evaluation: Evaluation) -> Iterator[tuple[Resource, list[Resource]]]:
-    """Each component with its resources."""
+    outline: list[str] = []
+    sections: list[str] = []
     for component in evaluation.resources.values():
         if component.parent not in evaluation.resources:
-            children = (each for each in evaluation.resources.values() if each.parent == component.urn)
-            yield component, sorted(children, key=_title)
-
-
-def _overview(evaluation: Evaluation) -> Iterator[str]:
-    for component, children in _tree(evaluation):
-        yield f"- {_kind(component)} `{component.name}`"
-        yield from (f"  - {_title(child)}" for child in children)
-
-
-def _sections(evaluation: Evaluation) -> Iterator[str]:
-    for component, children in _tree(evaluation):
-        module = re.sub(r"(?<!^)(?=[A-Z])", "_", _kind(component)).lower()
-        yield f"## [{_kind(component)}](../../components/{module}.py) `{component.name}`"
-        for resource in children:
-            text = yaml.safe_dump(_content(resource, evaluation), width=1000)
-            yield f"### {_title(resource)}\n\n```yaml\n{text}```"
-
-
-def _kind(component: Resource) -> str:
-    return component.type.rpartition(":")[2]
+            kind = component.type.rpartition(":")[2]
+            module = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
+            outline.append(f"- {kind} `{component.name}`")
+            sections.append(f"## [{kind}](../../components/{module}.py) `{component.name}`")
+            children = [each for each in evaluation.resources.values() if each.parent == component.urn]
+            for resource in sorted(children, key=_title):
+                text = yaml.safe_dump(_content(resource, evaluation), width=1000)
+                outline.append(f"  - {_title(resource)}")
+                sections.append(f"### {_title(resource)}\n\n```yaml\n{text}```")
+    return PAGE.format(stack=stack, tree="\n".join(outline), components="\n\n".join(sections))
 
 
 def _content(resource: Resource, evaluation: Evaluation) -> dict[str, object]:
