@@ -66,8 +66,8 @@ class OrderTasks:
 
     def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
-        [message] = Order(order_id, customer_email, (action,)).messages
-        return self._create(message.request(self._config))
+        fields = {"orderId": order_id, "customerEmail": customer_email}
+        return self._create(Message(action, fields).request(self._config))
 
     def create_task(
         self, action: str, fields: Mapping[str, Any], **options: Unpack[TaskOptions]
@@ -147,8 +147,8 @@ class AsyncOrderTasks:
 
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
-        [message] = Order(order_id, customer_email, (action,)).messages
-        return await self._create(message.request(self._config))
+        fields = {"orderId": order_id, "customerEmail": customer_email}
+        return await self._create(Message(action, fields).request(self._config))
 
     async def create_task(
         self, action: str, fields: Mapping[str, Any], **options: Unpack[TaskOptions]
@@ -234,7 +234,7 @@ class AsyncOrderTasks:
         await self.close()
 
     async def _create(
-        self, request: tasks_v2.CreateTaskRequest, options: connection.AsyncCallOptions | None = None
+        self, request: tasks_v2.CreateTaskRequest, options: connection.CallOptions | None = None
     ) -> tasks_v2.Task | None:
         try:
             return await self._api.create_task(request, **(options or self._options))
@@ -245,7 +245,7 @@ class AsyncOrderTasks:
         self,
         request: tasks_v2.CreateTaskRequest,
         calls: asyncio.Semaphore,
-        options: connection.AsyncCallOptions | None = None,
+        options: connection.CallOptions | None = None,
     ) -> tasks_v2.Task | Exception | None:
         try:
             async with calls:

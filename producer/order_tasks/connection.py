@@ -69,16 +69,9 @@ def _explain_silence() -> Iterator[None]:
 
 
 class CallOptions(TypedDict):
-    """Arguments of a call of the blocking client."""
+    """Arguments of a call of the official client."""
 
-    retry: Retry
-    timeout: object
-
-
-class AsyncCallOptions(TypedDict):
-    """Arguments of a call of the asyncio client."""
-
-    retry: AsyncRetry
+    retry: Any
     timeout: object
 
 
@@ -88,7 +81,7 @@ def call_options(config: Config, seconds: float = 30.0) -> CallOptions:
     return {"retry": retry(**_delays(config, seconds)), "timeout": _attempt_timeout(config)}
 
 
-def async_call_options(config: Config, seconds: float = 30.0) -> AsyncCallOptions:
+def async_call_options(config: Config, seconds: float = 30.0) -> CallOptions:
     """Like `call_options`, for asyncio."""
     retry = AsyncRetry if config.emulator_host is None else _LocalAsyncRetry
     return {"retry": retry(**_delays(config, seconds)), "timeout": _attempt_timeout(config)}
