@@ -133,7 +133,7 @@ def _request(call: Call, body: bytes, context: "grpc.aio.ServicerContext[bytes, 
     if call.service in (SERVICE, BETA_SERVICE):
         wanted = f"{call.routing_field}={call.resource(request)}"
         given = [str(value) for key, value in context.invocation_metadata() or () if key == _ROUTING]
-        if wanted not in given and not any(wanted in unquote_plus(value).split("&") for value in given):
+        if wanted not in given and not any(wanted in map(unquote_plus, value.split("&")) for value in given):
             raise invalid(
                 f'"{_ROUTING}" header is either missing or misformatted. "{_ROUTING}" must contain "{wanted}".'
             )

@@ -20,17 +20,19 @@ TEMPLATES = {
     "operation": f"{_LOCATION}/operations/<OPERATION_ID>",
 }
 _SHAPES = {kind: re.compile(re.sub("<[A-Z_]+>", "([^/]+)", template)) for kind, template in TEMPLATES.items()}
-_IDS = {
-    "Queue": (
+_IDS = (
+    (
+        "Queue",
         re.compile(r"[A-Za-z0-9-]{1,100}"),
         "letters ([A-Za-z]), numbers ([0-9]), or hyphens (-). Queue ID must be between 1 and 100 characters.",
     ),
-    "Task": (
+    (
+        "Task",
         re.compile(r"[A-Za-z0-9_-]{1,500}"),
         "letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or underscores (_). "
         "Task ID must between 1 and 500 characters.",
     ),
-}
+)
 _SERVICE = "cloudtasks.googleapis.com"
 _REFERENCE = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues"
 
@@ -102,7 +104,7 @@ def _check_shape(kind: str, name: str) -> None:
 
 
 def _check_ids(match: re.Match[str]) -> None:
-    for given, (noun, (pattern, text)) in zip(match.groups()[2:], _IDS.items(), strict=False):
+    for given, (noun, pattern, text) in zip(match.groups()[2:], _IDS, strict=False):
         if not pattern.fullmatch(given):
             raise invalid(f'{noun} ID "{given}" can contain only {text}', _definition(f"{noun.lower()} ID"))
 

@@ -60,6 +60,7 @@ class Store:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA wal_autocheckpoint=10000")  # 40 MB: a checkpoint costs as much as many creates
         tables, version = self._value("SELECT count(*) FROM sqlite_master"), self._value("PRAGMA user_version")
         if tables and version != _VERSION:
             text = f"it was made by another version of the local cloud ({version}, not {_VERSION})"

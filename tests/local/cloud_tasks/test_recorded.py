@@ -19,7 +19,6 @@ import grpc
 import jwt
 import pytest
 
-from local.cloud_tasks.calls import CALLS
 from tests.local.cloud_tasks.recorded_calls import TOMORROW, Caller, CallFailedError, Receiver, Request, form
 from tests.local.cloud_tasks.serving import ACCOUNT, ISSUER, PROJECT, Serving
 
@@ -376,7 +375,3 @@ def test_rest_serves_only_mapped_routes(service: Serving, verb: str, path: str) 
     with grpc.insecure_channel(service.grpc) as channel:
         status, page = Caller(service, channel, rest=True).http(verb, path, b"{}" if verb == "POST" else None)
     assert (status, f"<code>{path}</code>" in page) == (404, True)
-
-
-def test_every_call_is_in_the_official_protos() -> None:
-    assert len({(call.service, call.name) for call in CALLS}) == len(CALLS)
