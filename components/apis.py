@@ -3,6 +3,7 @@
 Enables them, and leaves them enabled when the stack is destroyed: something else in the project may use them.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
@@ -26,6 +27,18 @@ class Apis(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("cloud-run-tasks:index:Apis", name, None, opts)
+        say_once = functools.cache(pulumi.log.error)
+
+        def name_the_first_apis(failure: pulumi.ErrorHookArgs) -> bool:
+            """Called by the engine for each API that could not be enabled. Returns False: do not try again."""
+            if any("SERVICE_DISABLED" in error or "has not been used in project" in error for error in failure.errors):
+                first = " ".join(f"{api}.googleapis.com" for api in FIRST_APIS)
+                place = f"--project={(failure.new_inputs or {})['project']}"
+                say_once(
+                    f"Two APIs must be on before the program can enable others: gcloud services enable {first} {place}"
+                )
+            return False
+
         refused = pulumi.ErrorHook(f"{name}-refused", name_the_first_apis)
         self._enabled = {
             api: projects.Service(
@@ -42,17 +55,6 @@ class Apis(pulumi.ComponentResource):
     def __getitem__(self, api: str) -> pulumi.Resource:
         """The enabled API, for a resource's `depends_on`. A component's `depends_on` does not reach its children."""
         return self._enabled[api]
-
-
-def name_the_first_apis(failure: pulumi.ErrorHookArgs) -> bool:
-    """Called by the engine if an API could not be enabled. Returns False, so that it does not try again."""
-    if any("SERVICE_DISABLED" in error or "has not been used in project" in error for error in failure.errors):
-        first = " ".join(f"{api}.googleapis.com" for api in FIRST_APIS)
-        project = (failure.new_inputs or {})["project"]
-        pulumi.log.error(
-            f"APIs can be enabled only after two others. Run: gcloud services enable {first} --project={project}"
-        )
-    return False
 
 
 class ProjectArgs(TypedDict):
