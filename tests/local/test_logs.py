@@ -143,10 +143,11 @@ def test_a_stack_has_lines_and_what_is_broken_on_purpose_marks_failures(logged: 
     assert shown.lines()[5:] == ["mail works again", marked.partition(" [")[0]]
 
 
-def test_what_goes_well_is_printed_only_when_wanted_and_written_always(logged: Callable[[bool], Shown]) -> None:
+def test_what_goes_well_and_what_alerting_watches_is_written_and_not_printed(logged: Callable[[bool], Shown]) -> None:
     shown = logged(True)
     handler(status=200, severity="INFO")
-    assert (shown.lines(), len(shown.entries())) == ([], 1)
+    _relay(json.dumps({**ATTEMPT, "severity": "WARNING", "message": "Last attempt", "lastAttempt": True}))
+    assert (shown.lines(), len(shown.entries())) == ([], 2)
     logging.getLogger("local").info("Ready")
     assert shown.lines() == ["Ready"]
 
