@@ -107,7 +107,7 @@ def _queue(label: str, queue: QueueState, now: datetime) -> list[str]:
 
 
 def _letter(letter: Entry, now: datetime) -> list[str]:
-    tried = f", {letter.tries} replays" if letter.tries else ""
+    tried = f", replayed {letter.tries}x" if letter.tries else ""
     order, effect = letter.order_id or "unknown", letter.effect or "no action"
     return [letter.short, order, effect, f"{letter.describe_state(now)}{tried}"]
 

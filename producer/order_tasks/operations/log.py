@@ -122,7 +122,8 @@ def _lines(found: Iterable[Mapping[str, Any]]) -> list[LogLine]:
         LogLine(
             time=datetime.fromisoformat(fields["time"]),
             severity=fields["severity"],
-            message=without_emails(str(fields.get("message", ""))),
+            # The local cloud's own lines are about events.
+            message=without_emails(" ".join(filter(None, (fields.get("event"), fields.get("message"))))),
             order_id=fields.get("orderId"),
             action=fields.get("action"),
             task=fields.get("task"),

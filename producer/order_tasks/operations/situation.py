@@ -16,7 +16,7 @@ from google.cloud import tasks_v2beta3
 from order_tasks.operations.entry import Entry, general
 from order_tasks.operations.log import HandlerLog, LogLine
 from order_tasks.operations.queues import BASIC_PAGE, Queue, Queues
-from order_tasks.operations.times import format_duration, format_time, to_timedelta
+from order_tasks.operations.times import format_duration, format_time, to_datetime, to_timedelta
 
 Level = Literal["ok", "warning", "error"]
 
@@ -131,10 +131,12 @@ def _group(entries: Iterable[Entry], reason: Callable[[Entry], str]) -> list[tup
 
 def _queue_state(queue: Queue, entries: Sequence[Entry], more: bool) -> QueueState:
     waiting = [entry for entry in entries if entry.state != "running"]
+    oldest_due = min((entry.due for entry in waiting), default=None)
     tasks, in_flight, executed = len(entries), len(entries) - len(waiting), None
     if isinstance(queue, tasks_v2beta3.Queue):
-        # Google's are estimates: a complete list is better.
-        tasks = max(tasks, queue.stats.tasks_count) if more else tasks
+        if more:  # Google's are estimates: a complete list is better
+            tasks = max(tasks, queue.stats.tasks_count)
+            oldest_due = to_datetime(queue.stats.oldest_estimated_arrival_time) or oldest_due
         in_flight, executed = queue.stats.concurrent_dispatches_count, queue.stats.executed_last_minute_count
     return QueueState(
         path=queue.name,
@@ -145,7 +147,7 @@ def _queue_state(queue: Queue, entries: Sequence[Entry], more: bool) -> QueueSta
         waiting=max(0, tasks - in_flight),
         in_flight=in_flight,
         failing=sum(entry.fails for entry in entries),
-        oldest_due=min((entry.due for entry in waiting), default=None),
+        oldest_due=oldest_due,
         rate=None if executed is None else executed / 60,
         executed_last_minute=executed,
         allowed_rate=queue.rate_limits.max_dispatches_per_second,
@@ -214,7 +216,8 @@ def _headline(
         last = min((each.first_last_attempt for each in failures if each.first_last_attempt), default=None)
         soon = f"; first last attempt {format_time(last, now)}" if last else ""
         fail = "fails" if main.failing == 1 else "fail"
-        return f"{main.failing} of {tasks} {fail}{began}: {failures[0].reason}{soon}", "error"
+        looked_at = f"the first {BASIC_PAGE} tasks" if main.tasks > BASIC_PAGE or main.more else tasks
+        return f"{main.failing} of {looked_at} {fail}{began}: {failures[0].reason}{soon}", "error"
     if letters:
         wait = "letter waits" if dead.tasks == 1 else "letters wait"
         return f"{dead.tasks}{'+' if dead.more else ''} dead {wait}: {letters[0].reason}", "warning"

@@ -84,6 +84,7 @@ ledger
 
 log
   08:00:00  1 of 5  notify_warehouse  It is shut
+  08:00:00                            created It is shut
 """
 
 
@@ -120,7 +121,11 @@ def test_find_tells_the_whole_story_of_an_order(
         "orderId": "ORD-1",
     }
     log = tmp_path / "log.jsonl"
-    log.write_text(json.dumps(line | {"attempt": "1 of 5", "action": "notify_warehouse"}) + "\n{}\n")
+    log.write_text(
+        json.dumps(line | {"attempt": "1 of 5", "action": "notify_warehouse"})
+        + "\n"
+        + json.dumps(line | {"event": "created"})
+    )
     monkeypatch.setenv("ORDER_TASKS_LOG", str(log))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()

@@ -176,12 +176,14 @@ def test_the_headline_says_what_hurts_most(
 def test_tasks_are_counted_by_google_or_only_up_to_a_bound(
     service: Service, capsys: pytest.CaptureFixture[str], statistics: bool, figures: dict[str, object]
 ) -> None:
-    service.enqueue(*(f"ORD-{n}" for n in range(2001)))
+    service.enqueue(*(f"ORD-{n}" for n in range(2000)), due=60)
+    service.enqueue("of-the-last-page")
     if not statistics:
         service.faults["GetQueue"] = [grpc.StatusCode.UNIMPLEMENTED]
     assert service.command("status", "--json") == 0
     assert service.called.count("ListTasks") == 2 + 1  # not all three pages of the queue
     main = json.loads(capsys.readouterr().out)["queues"][0]
+    assert (main["oldest_due"] == service.time.isoformat()) == statistics
     assert {name: main[name] for name in figures} == figures
 
 
