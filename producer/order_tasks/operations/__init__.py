@@ -88,9 +88,8 @@ class Operations:
         """
         entries = (*story.tasks, *story.dead_letters)
         if self.database:
-            self.database.cancel(
-                story.order_id, {*NEW_ORDER_ACTIONS, *(each.effect for each in entries if each.effect)}
-            )
+            known = {*(entry.effect for entry in entries), *(row.effect for row in story.outbox or ())}
+            self.database.cancel(story.order_id, {*NEW_ORDER_ACTIONS, *filter(None, known)})
         for entry in entries:
             self.queues.delete(entry.path)
 
