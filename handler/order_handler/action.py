@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from order_handler.database import Database
     from order_handler.ledger import Ledger
 
-OrderId = Annotated[
-    str,
-    # what an index of PostgreSQL takes as a key: no NUL
-    msgspec.Meta(min_length=1, max_length=500, pattern="^[^\\0]*$"),
-]
+# No NUL: no index of PostgreSQL takes it.
+OrderId = Annotated[str, msgspec.Meta(min_length=1, max_length=500, pattern="^[^\\0]*$")]
 Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)")]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 Email = Annotated[str, msgspec.Meta(min_length=1, max_length=320)]

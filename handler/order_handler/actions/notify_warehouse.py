@@ -26,11 +26,7 @@ _PASSING = {408, 425, 429}
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-class NotifyWarehouse(OrderMessage, rename="camel", frozen=True, kw_only=True):
-    pass
-
-
-async def run(message: NotifyWarehouse, warehouse: "Warehouse | None", delivery: Delivery | None) -> str:
+async def run(message: OrderMessage, warehouse: "Warehouse | None", delivery: Delivery | None) -> str:
     if warehouse is None:
         return f"Warehouse notified of {message.order_id} (simulated)"
     await warehouse.notify(message.order_id, message.effect)
@@ -77,7 +73,7 @@ class Warehouse:
 
 
 ACTION = Action(
-    NotifyWarehouse,
+    OrderMessage,
     run,
     lambda opening: Warehouse(opening.values["WAREHOUSE_URL"], opening.values["WAREHOUSE_SECRET"], opening.ledger),
     (

@@ -46,11 +46,7 @@ _LINES = "SELECT item, quantity FROM order_lines WHERE order_id = :order_id ORDE
 _TAKE_ITEM = "UPDATE stock SET quantity = quantity - :pieces WHERE item = :item AND quantity >= :pieces"
 
 
-class UpdateInventory(OrderMessage, rename="camel", frozen=True, kw_only=True):
-    pass
-
-
-async def run(message: UpdateInventory, stock: "Stock | None", delivery: Delivery | None) -> str:
+async def run(message: OrderMessage, stock: "Stock | None", delivery: Delivery | None) -> str:
     if stock is None:
         return f"Stock for {message.order_id} updated (simulated)"
     await stock.take(message.order_id, message.effect)
@@ -112,4 +108,4 @@ def _refusal(order_id: str, *, known: bool, short: str | None) -> Exception:
     return PermanentError(f"Too little stock of {short} for {order_id}")
 
 
-ACTION = Action(UpdateInventory, run, lambda opening: Stock(opening.database))
+ACTION = Action(OrderMessage, run, lambda opening: Stock(opening.database))
