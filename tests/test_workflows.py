@@ -71,7 +71,7 @@ def test_a_preview_is_commented_also_if_it_fails(tmp_path: Path, stack: str, suc
     assert (f"--config image={IMAGE}" in comment) is (stack == "prod")
     last = (tmp_path / "calls").read_text().splitlines()[-1]
     to = f"{earlier} --method PATCH" if earlier else "repos/shop/tasks/issues/1/comments --method POST"
-    assert last == f"gh api {to} -F body=@comment"
+    assert last == f"gh api {to} --silent -F body=@comment"
 
 
 def steps() -> list[dict[str, Any]]:
