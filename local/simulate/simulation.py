@@ -66,6 +66,7 @@ def simulate(
             with simulation.patches():
                 return simulation.run()
     finally:
+        world.loop.close()
         if collecting:
             gc.enable()
 
@@ -160,7 +161,6 @@ class Simulation:
             process.bury()
         with contextlib.suppress(StuckError):
             world.loop.run_until_complete(world.loop.end())
-        world.loop.close()
         self._service.close()
         return Result(
             world.seed, digests, len(self._judge.committed()), self._judge.explained, world.drawn,

@@ -1,8 +1,10 @@
 """The order database: SQLite, whose every statement, commit and answer may fail."""
 
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -18,16 +20,20 @@ def breaking_statements(world: World) -> Iterator[str]:
     def connect(_: object, __: object, arguments: Any, more: dict[str, Any]) -> Connection:  # noqa: ANN401
         connection = sqlite3.connect(*arguments, factory=Connection, **more)
         connection.world = world
+        opened.append(connection)
         return connection
 
+    opened: list[Connection] = []
+
     event.listen(Engine, "do_connect", connect)
-    name = f"file:simulation{id(world)}?mode=memory&cache=shared"
-    kept = sqlite3.connect(name, uri=True)
-    try:
-        yield f"sqlite:///{name}&uri=true"
-    finally:
-        event.remove(Engine, "do_connect", connect)
-        kept.close()
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        try:
+            yield f"sqlite:///{folder}/orders.sqlite"
+        finally:
+            event.remove(Engine, "do_connect", connect)
+            for connection in opened:
+                connection.close()
 
 
 class Connection(sqlite3.Connection):

@@ -1,0 +1,102 @@
+"""Each rule of the protocols matters: without it, some seed loses, repeats or never ends an effect."""
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from order_handler import app, attempt, cloud_tasks, database, deadline, ledger, outbox
+from order_handler.actions import update_inventory
+from order_tasks import outbox as producer
+
+from local.simulate.simulation import simulate
+
+MOST_SEEDS = 60
+_FAILED_IS_SAFE = "        if failed.safe:"
+BREAKS: dict[str, tuple[Any, str, str]] = {
+    "a claim is taken over at once": (ledger, "effects.claimed_until <= epoch_now()", "TRUE"),
+    "a claim is taken over although the effect is done": (ledger, "effects.done_at IS NULL AND", ""),
+    "an effect is recorded before it happens": (
+        ledger.Ledger.once,
+        "        yield\n",
+        "        await self.record(order_id, action, token)\n            yield\n",
+    ),
+    "an effect is not recorded": (ledger.Ledger.once, "await self._record_until(begin", "str(begin"),
+    "an effect has no time limit": (deadline.until, "asyncio.timeout_at(moment)", "asyncio.timeout_at(None)"),
+    "stock is taken without a row in the ledger": (
+        update_inventory._take_in_steps,
+        "if not connection.execute(text(RECORD), values).first():",
+        "if connection.execute(text(DONE_BY), values).first():",
+    ),
+    "too little of one item keeps the others taken": (
+        update_inventory._take_in_steps,
+        "raise _refusal(order_id, known=True, short=item)",
+        "return connection.commit()",
+    ),
+    "the last attempt runs without a reservation": (
+        attempt.Attempts._make_last,
+        "await self._dead_letters.reserve(delivery, body)",
+        "Stored(Outcome.UNKNOWN)",
+    ),
+    "an order that is not stored counts as stored": (attempt._kept, "if stored.safe", "if True"),
+    "a reservation is deleted although the failure is not stored": (
+        attempt.Attempts._make_last,
+        _FAILED_IS_SAFE,
+        "        if reserved.safe:",
+    ),
+    "a failure is answered 200": (app.App._answer, "status, answer = 500", "status, answer = 200"),
+    "publish deletes rows whose tasks were not created": (
+        producer.published,
+        "isinstance(result, Exception)",
+        "False",
+    ),
+    "the relay deletes rows that it did not send": (
+        outbox.Relay._send_all,
+        "for row in rows if row.task_id not in failures]",
+        "for row in rows]",
+    ),
+    "the relay keeps rows that were sent": (outbox._note, "if sent:", "if False:"),
+    "the relay takes every error for the end of the row": (
+        cloud_tasks.CloudTasks.send,
+        "raise BlockedError(str(error))",
+        "raise PermanentError(str(error))",
+    ),
+    "the rows are not in the order's transaction": (
+        producer.insert,
+        "    connection.execute(",
+        "    connection.commit()\n    connection.begin()\n    connection.execute(",
+    ),
+    "SQLite keeps a transaction whose COMMIT failed": (
+        vars(database._Session)["broken"].fget,
+        "self.driver.in_transaction",
+        "False",
+    ),
+}
+
+
+def broken(target: Any, old: str, new: str) -> Any:  # noqa: ANN401 - a function, or a module with SQL
+    """Replaces a part of a function's source, or of the module's claim, while it is active."""
+    if not callable(target):
+        assert old in target._CLAIM
+        return patch.object(target, "_CLAIM", target._CLAIM.replace(old, new))
+    function: FunctionType = inspect.unwrap(target)
+    source = textwrap.dedent(inspect.getsource(function))
+    source = source[source.index("async def" if "async def" in source else "def") :]  # without decorators
+    assert source.count(old) == 1, f"{old!r} is not once in {function.__qualname__}"
+    made: dict[str, Callable[..., object]] = {}
+    exec(compile(source.replace(old, new), function.__code__.co_filename, "exec"), function.__globals__, made)
+    return patch.object(function, "__code__", made[function.__name__].__code__)
+
+
+@pytest.mark.parametrize("rule", BREAKS)
+@pytest.mark.timeout(900)
+def test_a_broken_rule_is_found(rule: str) -> None:
+    with broken(*BREAKS[rule]):
+        for seed in range(MOST_SEEDS):
+            if problems := simulate(seed).problems:
+                print(f"FOUND {rule}: seed {seed}, {problems[0][:100]!r}")  # noqa: T201 - shown by pytest -rP
+                return
+    pytest.fail(f"{MOST_SEEDS} seeds found nothing")
