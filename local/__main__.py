@@ -296,7 +296,8 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, shown
         if arguments.orders:
             with report.bar(expected):
                 failed = await _send(arguments.orders, cloud, stop) != 0
-                if unsent := stop.is_set() and expected - report.total(Event.CREATED):
+                unsent = expected - report.total(Event.CREATED)
+                if stop.is_set() and unsent > 0:
                     log.warning("Interrupted: %d of %d tasks were never created; send the file again", unsent, expected)
                 await _idle(cloud, stop)
             effects = cloud.effects.done(needed_variables(), committed)

@@ -105,6 +105,7 @@ def _first_free() -> int:
             for port in range(first, first + 4):
                 taken.enter_context(listen(port, "this local cloud"))
             if first != DEFAULT_PORT:
-                log.warning("Port %d is in use, by another local cloud?: listening from %d on", DEFAULT_PORT, first)
+                taken_by = f"{DEFAULT_PORT} to {DEFAULT_PORT + 3} is in use, perhaps by another local cloud"
+                log.warning("One of the ports %s: listening on %d to %d", taken_by, first, first + 3)
             return first
     return 0

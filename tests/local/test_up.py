@@ -442,8 +442,8 @@ def test_the_default_ports_have_a_second_choice_that_is_named(
         with closing(Store(tmp_path / "state.sqlite")) as store:
             ports = ports_of(store, None)
             assert (ports.tasks_grpc - first) % 10 == 0 < ports.tasks_grpc - first
-            assert f"Port {first} is in use" in caplog.text
-            assert f"listening from {ports.tasks_grpc} on" in caplog.text
+            assert f"ports {first} to {first + 3} is in use" in caplog.text
+            assert f"listening on {ports.tasks_grpc} to {ports.shop}" in caplog.text
             assert ports_of(store, 0).tasks_grpc == 0
 
 
