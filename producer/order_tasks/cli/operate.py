@@ -11,7 +11,7 @@ from google.api_core.exceptions import GoogleAPIError
 
 from order_tasks.cli.arguments import UsageError, database_url, read_config
 from order_tasks.cli.show import describe, show_situation, show_story
-from order_tasks.operations import Entry, Operations, Replayed, is_called, to_json
+from order_tasks.operations import Entry, Operations, is_called, to_json
 from order_tasks.operations.queues import NotPausedError
 from order_tasks.operations.times import Clock
 
@@ -104,47 +104,35 @@ def replay(args: argparse.Namespace, clock: Clock) -> int:
     before = [signal.signal(number, lambda *_: stop.set()) for number in heard]
     try:
         with _operations(args, clock) as operations:
-            return _Replaying(operations, stop).run(args)
+            return _replay(args, operations, stop)
     finally:
         for number, handler in zip(heard, before, strict=True):
             signal.signal(number, handler)
 
 
-class _Replaying:
-    """One run of `replay`: notes and reports the results."""
-
-    def __init__(self, operations: Operations, stop: Event) -> None:
-        self._operations = operations
-        self._stop = stop
-        self._reasons: dict[str, dict[str, str | None]] = {"replayed": {}, "failed": {}, "skipped": {}}
-
-    def run(self, args: argparse.Namespace) -> int:
-        letters, code = _select(args, self._operations)
-        left = dict.fromkeys(letter.id for letter in letters)
-        try:
-            for result in self._operations.replay(letters, self._stop, force=args.force):
-                del left[result.entry.id]
-                self._note(result)
-        except (GoogleAPIError, NotPausedError) as error:
-            code = 1
-            sys.stderr.write(f"{error}\n")
-        if self._stop.is_set() and left:
-            code = code or 130
-            sys.stderr.write("interrupted; an attempt that is running will finish\n")
-        if args.json:
-            lists = {"replayed": list(self._reasons["replayed"]), "unfinished": list(left)}
-            sys.stdout.write(f"{json.dumps(self._reasons | lists)}\n")
-        else:
-            counts = [f"{len(ids)} {outcome}" for outcome, ids in self._reasons.items()]
-            sys.stdout.write(f"{', '.join([*counts, *([f'{len(left)} unfinished'] if left else [])])}\n")
-        return code or int(bool(self._reasons["failed"] or self._reasons["skipped"]))
-
-    def _note(self, result: Replayed) -> None:
-        entry = result.entry
-        self._reasons[result.outcome][entry.id] = result.reason
-        if result.reason:
-            who = f"{entry.short} ({entry.order_id or 'unknown order'}, {entry.effect or 'no action'})"
-            sys.stderr.write(f"{who} {result.outcome}: {result.reason}\n")
+def _replay(args: argparse.Namespace, operations: Operations, stop: Event) -> int:
+    letters, code = _select(args, operations)
+    left = dict.fromkeys(letter.id for letter in letters)
+    ended: dict[str, dict[str, str | None]] = {"replayed": {}, "failed": {}, "skipped": {}}
+    try:
+        for entry, outcome, reason in operations.replay(letters, stop, force=args.force):
+            del left[entry.id]
+            ended[outcome][entry.id] = reason
+            if reason:
+                who = f"{entry.short} ({entry.order_id or 'unknown order'}, {entry.effect or 'no action'})"
+                sys.stderr.write(f"{who} {outcome}: {reason}\n")
+    except (GoogleAPIError, NotPausedError) as error:
+        code = 1
+        sys.stderr.write(f"{error}\n")
+    if stop.is_set() and left:
+        code = code or 130
+        sys.stderr.write("interrupted; an attempt that is running will finish\n")
+    if args.json:
+        sys.stdout.write(f"{json.dumps(ended | {'replayed': [*ended['replayed']], 'unfinished': [*left]})}\n")
+    else:
+        counts = [f"{len(ids)} {outcome}" for outcome, ids in ended.items()]
+        sys.stdout.write(f"{', '.join([*counts, *([f'{len(left)} unfinished'] if left else [])])}\n")
+    return code or int(bool(ended["failed"] or ended["skipped"]))
 
 
 def _operations(args: argparse.Namespace, clock: Clock) -> Operations:

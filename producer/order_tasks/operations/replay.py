@@ -5,10 +5,9 @@ due is skipped, because the attempt that stored it may still be running.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Event
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from order_tasks.operations.entry import Entry
 from order_tasks.operations.log import HandlerLog
@@ -22,8 +21,7 @@ _FEW = 10
 _LOG_TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(NamedTuple):
     """How the replay of one dead letter ended."""
 
     entry: Entry

@@ -50,8 +50,6 @@ class QueueState:
     executed_last_minute: int | None
     allowed_rate: float
     allowed_in_flight: int
-    max_attempts: int
-    """-1: unlimited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,6 @@ def _queue_state(queue: Queue, entries: Sequence[Entry], more: bool) -> QueueSta
         executed_last_minute=executed,
         allowed_rate=queue.rate_limits.max_dispatches_per_second,
         allowed_in_flight=queue.rate_limits.max_concurrent_dispatches,
-        max_attempts=queue.retry_config.max_attempts,
     )
 
 

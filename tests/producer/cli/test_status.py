@@ -90,7 +90,6 @@ def test_a_program_reads_one_json_object(stored: Service, capsys: pytest.Capture
         "executed_last_minute": 1,
         "allowed_rate": 50,
         "allowed_in_flight": 20,
-        "max_attempts": -1,
     }
     assert (dead["path"], dead["state"], dead["tasks"]) == (DEAD_LETTER_QUEUE, "PAUSED", 3)
     [failures] = shown["failures"]
