@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 from bench.rows import ROOT, RUNS, MissingToolError, Row, Tool, table, verdict, version
 
-BENCHMARKS = ("handler", "producer", "outbox", "local_cloud")
+BENCHMARKS = ("handler", "producer", "outbox", "local_cloud", "page")
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
 

@@ -1,16 +1,22 @@
-"""Chromium, driven by Playwright: for the benchmark of the operator's page, its screenshots and its tests."""
+"""Chromium with the operator's page of a local cloud: for its benchmark, its screenshots and its tests."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from bench.rows import MissingToolError, Tool
+from bench.rows import ROOT, MissingToolError, Tool
 
 _NAMES = ("chromium", "google-chrome", "chromium-browser")
 CHROMIUM = Tool("Chromium", ("chromium", "--version"), "apt-get install chromium")
+PATIENCE = 60
+"""Seconds."""
 
 
 @contextmanager
@@ -19,8 +25,27 @@ def browser() -> Iterator[Browser]:
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
         raise MissingToolError(f"Chromium is missing: {CHROMIUM.remedy}")
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         # As root, as in a container, Chromium refuses to start with its sandbox.
         started = playwright.chromium.launch(executable_path=found, chromium_sandbox=os.geteuid() != 0)
         yield started
         started.close()
+
+
+@contextmanager
+def local_page(*options: str) -> Iterator[tuple[Page, Mapping[str, str]]]:
+    """Run `local up` with these options, and open its page. Yields that and the cloud's addresses."""
+    up = (sys.executable, "-m", "local", "up", "--json", "--port", "0", *options)
+    cloud = subprocess.Popen(up, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert cloud.stdout is not None
+    try:
+        at = json.loads(cloud.stdout.readline())
+        with browser() as chromium:
+            page = chromium.new_context(viewport={"width": 1000, "height": 700}).new_page()
+            page.set_default_timeout(PATIENCE * 1000)
+            page.goto(at["page"])
+            yield page, at
+    finally:
+        cloud.send_signal(signal.SIGINT)
+        cloud.wait(PATIENCE)

@@ -7,9 +7,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
-from tests.local.running import PATIENCE
-
-expect.set_options(timeout=PATIENCE * 1000)
+from bench.browser import PATIENCE
 
 
 @contextmanager

@@ -1,38 +1,15 @@
 """`python -m docs.pages.screenshots` draws the operator's page in five states, of a local cloud that it breaks."""
 
-import json
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from bench.browser import browser
+from bench.browser import local_page
 
 FOLDER = Path(__file__).parents[1] / "images"
-_UP = ("local", "up", "--json", "--orders", "examples/orders.jsonl", "--port", "0", "--config", "maxAttempts=3")
-_SECONDS = 60
+_SETTINGS = ("maxAttempts=3", "minBackoffSeconds=4", "retryUntilHandled=true")
 _ORDERS = [f"ORD-2026-1080{digit}" for digit in range(1, 8)]
-
-
-def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    backoff = ("--config", "minBackoffSeconds=4", "--config", "retryUntilHandled=true")
-    cloud = subprocess.Popen([sys.executable, "-m", *_UP, *backoff], stdout=subprocess.PIPE, text=True)
-    assert cloud.stdout is not None
-    try:
-        address = json.loads(cloud.stdout.readline())["page"]
-        with browser() as chromium:
-            page = chromium.new_page(viewport={"width": 1000, "height": 700})
-            page.set_default_timeout(_SECONDS * 1000)
-            expect.set_options(timeout=_SECONDS * 1000)
-            page.goto(address)
-            _draw(page)
-    finally:
-        cloud.send_signal(signal.SIGINT)
-        cloud.wait(_SECONDS)
 
 
 def _draw(page: Page) -> None:
@@ -73,4 +50,9 @@ def _shoot(page: Page, name: str, top: str = "header") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    FOLDER.mkdir(exist_ok=True)
+    with local_page("--orders", "examples/orders.jsonl", *(f"--config={setting}" for setting in _SETTINGS)) as (
+        page,
+        _,
+    ):
+        _draw(page)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from bench.page import fill
 from tests.browsing import find, letters, opened, press
 from tests.local.running import LocalCloud, end, request, running, wait_for
 
@@ -54,16 +55,6 @@ def create(cloud: LocalCloud, queue: str, message: object, **headers: str) -> No
     task = {"httpRequest": {"url": f"{cloud.at['service_url']}/process-order", "body": body, "headers": headers}}
     status, text = request(f"{cloud.at['tasks_rest']}/v2/{cloud.at[queue]}/tasks", json.dumps({"task": task}).encode())
     assert status == 200, text
-
-
-def fill(cloud: LocalCloud, queue: str, count: int) -> None:
-    """Pause a queue, and create many tasks in it."""
-    parent = f"{cloud.at['tasks_rest']}/v2/{cloud.at[queue]}"
-    request(f"{parent}:pause", b"{}")
-    requests = [{"parent": cloud.at[queue], "task": {"httpRequest": {"url": cloud.at["service_url"]}}}] * 100
-    for _ in range(count // 100):
-        status, text = request(f"{parent}/tasks:batchCreate", json.dumps({"requests": requests}).encode())
-        assert status == 200, text
 
 
 def queue_of(cloud: LocalCloud) -> dict[str, Any]:
@@ -210,8 +201,8 @@ def test_only_its_own_page_may_call_the_server(
 
 
 def test_ten_thousand_waiting_tasks(page: Page, cloud: LocalCloud) -> None:
-    fill(cloud, "queue", 10_000)
-    fill(cloud, "dead_letter_queue", 300)
+    fill(cloud.at, "queue", 10_000)
+    fill(cloud.at, "dead_letter_queue", 300)
     expect(page.locator("#queues")).to_contain_text("10,000 waiting")
     expect(page.locator("#letters")).to_contain_text("and 240 more")
     assert 60 < page.locator("tr").count() <= 200

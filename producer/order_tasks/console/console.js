@@ -33,7 +33,7 @@ function patch(old, fresh) {
     if (kept && kept === place) place = place.nextSibling;
     else old.insertBefore(kept || next, place);
     if (kept && next.nodeType === Node.TEXT_NODE) kept.data = next.data;
-    else if (kept) patch(kept, next);
+    else if (kept && !kept.isEqualNode(next)) patch(kept, next);
   }
   while (place) [place, place.nextSibling].reduce((gone, rest) => (gone.remove(), (place = rest)));
 }
@@ -57,10 +57,12 @@ function span(seconds) {
   return `${Math.max(0, Math.floor(seconds / unit))} ${name}`;
 }
 
-function when(iso) {
+function relative(iso) {
   const seconds = (Date.parse(iso) - Date.now()) / 1000;
-  return iso ? h("time", { title: iso }, seconds > 0 ? `in ${span(seconds)}` : `${span(-seconds)} ago`) : "–";
+  return seconds > 0 ? `in ${span(seconds)}` : `${span(-seconds)} ago`;
 }
+
+const when = (iso) => (iso ? h("time", { datetime: iso, title: iso }, relative(iso)) : "–");
 
 function button(label, words, risky, more) {
   const run = JSON.stringify(words);
@@ -202,8 +204,7 @@ function localPanels({ story, order, local }) {
 
 function render() {
   const { situation, story, local, dashboard, trouble } = state;
-  const age = heard && `as of ${span((Date.now() - heard) / 1000)} ago`;
-  show("live", h(trouble ? "span.error" : "span", {}, trouble ?? age));
+  show("live", trouble ? h("span.error", {}, trouble) : ["as of ", when(heard)]);
   if (!situation) return;
   const { queues, level, headline, failures, dead_letters: letters, log_trouble: unread } = situation;
   const [, project, , location] = queues[0].path.split("/");
@@ -261,7 +262,7 @@ function follow(order) {
   source?.close();
   source = new EventSource(`events?${new URLSearchParams({ token, order })}`);
   source.onmessage = (event) => {
-    [state, heard] = [{ situation: state.situation, ...JSON.parse(event.data) }, Date.now()];
+    [state, heard] = [{ situation: state.situation, ...JSON.parse(event.data) }, new Date().toISOString()];
     render();
   };
   source.onerror = () => {
@@ -295,4 +296,6 @@ document.addEventListener("keydown", (event) => {
   at("search").focus();
 });
 follow("");
-setInterval(render, 1000);
+setInterval(() => {
+  for (const time of document.querySelectorAll("time")) time.textContent = relative(time.dateTime);
+}, 1000);
