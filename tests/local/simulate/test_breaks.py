@@ -2,7 +2,8 @@
 
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 from unittest.mock import patch
@@ -77,18 +78,26 @@ BREAKS: dict[str, tuple[Any, str, str]] = {
 }
 
 
-def broken(target: Any, old: str, new: str) -> Any:  # noqa: ANN401 - a function, or a module with SQL
+@contextmanager
+def broken(target: Any, old: str, new: str) -> Iterator[None]:  # noqa: ANN401 - a function, or a module with SQL
     """Replaces a part of a function's source, or of the module's claim, while it is active."""
     if not callable(target):
         assert old in target._CLAIM
-        return patch.object(target, "_CLAIM", target._CLAIM.replace(old, new))
+        with patch.object(target, "_CLAIM", target._CLAIM.replace(old, new)):
+            yield
+        return
     function: FunctionType = inspect.unwrap(target)
+    whole = function.__code__
     source = textwrap.dedent(inspect.getsource(function))
     source = source[source.index("async def" if "async def" in source else "def") :]  # without decorators
     assert source.count(old) == 1, f"{old!r} is not once in {function.__qualname__}"
-    made: dict[str, Callable[..., object]] = {}
-    exec(compile(source.replace(old, new), function.__code__.co_filename, "exec"), function.__globals__, made)
-    return patch.object(function, "__code__", made[function.__name__].__code__)
+    made: dict[str, FunctionType] = {}
+    exec(compile(source.replace(old, new), whole.co_filename, "exec"), function.__globals__, made)
+    function.__code__ = made[function.__name__].__code__
+    try:
+        yield
+    finally:
+        function.__code__ = whole
 
 
 @pytest.mark.parametrize("rule", BREAKS)
