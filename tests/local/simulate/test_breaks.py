@@ -9,14 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from order_handler import app, attempt, cloud_tasks, database, deadline, ledger, outbox
+from order_handler import app, attempt, cloud_tasks, database, ledger, outbox
 from order_handler.actions import update_inventory
 from order_tasks import outbox as producer
 
 from local.simulate.simulation import simulate
 
 MOST_SEEDS = 60
-_FAILED_IS_SAFE = "        if failed.safe:"
 BREAKS: dict[str, tuple[Any, str, str]] = {
     "a claim is taken over at once": (ledger, "effects.claimed_until <= epoch_now()", "TRUE"),
     "a claim is taken over although the effect is done": (ledger, "effects.done_at IS NULL AND", ""),
@@ -26,16 +25,10 @@ BREAKS: dict[str, tuple[Any, str, str]] = {
         "        await self.record(order_id, action, token)\n            yield\n",
     ),
     "an effect is not recorded": (ledger.Ledger.once, "await self._record_until(begin", "str(begin"),
-    "an effect has no time limit": (deadline.until, "asyncio.timeout_at(moment)", "asyncio.timeout_at(None)"),
     "stock is taken without a row in the ledger": (
         update_inventory._take_in_steps,
         "if not connection.execute(text(RECORD), values).first():",
         "if connection.execute(text(DONE_BY), values).first():",
-    ),
-    "too little of one item keeps the others taken": (
-        update_inventory._take_in_steps,
-        "raise _refusal(order_id, known=True, short=item)",
-        "return connection.commit()",
     ),
     "the last attempt runs without a reservation": (
         attempt.Attempts._make_last,
@@ -45,8 +38,9 @@ BREAKS: dict[str, tuple[Any, str, str]] = {
     "an order that is not stored counts as stored": (attempt._kept, "if stored.safe", "if True"),
     "a reservation is deleted although the failure is not stored": (
         attempt.Attempts._make_last,
-        _FAILED_IS_SAFE,
-        "        if reserved.safe:",
+        "return _troubled(_kept(attempt, reserved),",
+        "await self._dead_letters.release(delivery, body, failed=True)\n"
+        "        return _troubled(_kept(attempt, reserved),",
     ),
     "a failure is answered 200": (app.App._answer, "status, answer = 500", "status, answer = 200"),
     "publish deletes rows whose tasks were not created": (
