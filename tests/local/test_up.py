@@ -330,7 +330,7 @@ def test_kill_9_loses_no_task_keeps_the_ports_and_leaves_no_handler_behind(tmp_p
     assert run.returncode == 2
     assert "is of stack dev of local-project, not of stack prod of local-project; choose another --state" in run.stderr
     with running("--state", state) as cloud:
-        assert cloud.at == before
+        assert {**cloud.at, "page": before["page"]} == before  # no task carries the page's address
         listed = json.loads(request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}/tasks")[1])["tasks"]
         assert len(listed) == 1
         assert request(f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}:resume", b"{}")[0] == 200
