@@ -24,7 +24,7 @@ BREAKS: dict[str, tuple[Any, str, str]] = {
         "        yield\n",
         "        await self.record(order_id, action, token)\n            yield\n",
     ),
-    "an effect is not recorded": (ledger.Ledger.once, "await self._record_until(begin", "str(begin"),
+    "an effect is not recorded": (ledger.Ledger.once, "await self._record_until(begin", "_ = (begin"),
     "stock is taken without a row in the ledger": (
         update_inventory._take_in_steps,
         "if not connection.execute(text(RECORD), values).first():",
