@@ -17,10 +17,23 @@ from order_handler.database import CONNECTIONS, Database
 from order_handler.effects import Effects
 from order_handler.errors import TransientError
 from order_handler.tables import metadata, now, order_lines, orders, stock
-from sqlalchemy import Connection, insert, make_url, select, text
+from sqlalchemy import Connection, event, insert, make_url, select, text
+from sqlalchemy.exc import IntegrityError
 
 from tests.handler.calls import DELIVERED, Handler
 from tests.handler.conftest import PATIENCE, Lines
+
+
+async def test_a_commit_that_fails_on_sqlite_leaves_no_transaction_open(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/shop.sqlite")
+    event.listen(database._engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
+    reference = "parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED"
+    await database.run(lambda connection: connection.exec_driver_sql("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
+    await database.run(lambda connection: connection.exec_driver_sql(f"CREATE TABLE children ({reference})"))
+    with pytest.raises(IntegrityError):  # the key is checked by the COMMIT
+        await database.run(lambda connection: connection.exec_driver_sql("INSERT INTO children VALUES (1)"))
+    assert await database.run(lambda connection: connection.scalar(text("SELECT count(*) FROM children"))) == 0
+    database.close()
 
 
 class Relay:

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from order_handler import app, attempt, cloud_tasks, database, ledger, outbox
+from order_handler import app, attempt, cloud_tasks, ledger, outbox
 from order_handler.actions import update_inventory
 from order_tasks import outbox as producer
 
@@ -63,11 +63,6 @@ BREAKS: dict[str, tuple[Any, str, str]] = {
         producer.insert,
         "    connection.execute(",
         "    connection.commit()\n    connection.begin()\n    connection.execute(",
-    ),
-    "SQLite keeps a transaction whose COMMIT failed": (
-        vars(database._Session)["broken"].fget,
-        "self.driver.in_transaction",
-        "False",
     ),
 }
 
