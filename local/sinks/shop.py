@@ -106,7 +106,9 @@ class Shop:
             "read-only": ("SET default_transaction_read_only = on", "RESET default_transaction_read_only"),
             "restarted": ("WITH ALLOW_CONNECTIONS false", "WITH ALLOW_CONNECTIONS true"),
         }[kind]
-        cut = sql.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        cut = sql.text(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+        )
         # Through another database: the disturbed one may refuse connections.
         server = sql.create_engine(self._engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
         with server.connect() as connection:
