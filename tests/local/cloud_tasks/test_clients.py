@@ -4,7 +4,9 @@ The client for Python is used by every other test, gcloud by test_gcloud.py.
 """
 
 import dataclasses
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -72,8 +74,14 @@ def built(program: Program) -> Program:
         pytest.skip(f"no {' and no '.join(missing)} on the path: install it to test the client for {program.folder}")
     folder = CLIENTS / program.folder
     made, made_of = folder / program.made, folder / program.made_of
-    if not made.exists() or made.stat().st_mtime < made_of.stat().st_mtime:
-        run(program, *program.build, seconds=BUILD_SECONDS)
+    # The tests of another file may build it at the same time. A lock of the list would stop Go, which takes one too.
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists() or made.stat().st_mtime < made_of.stat().st_mtime:
+            run(program, *program.build, seconds=BUILD_SECONDS)
+    finally:
+        os.close(lock)
     return program
 
 
