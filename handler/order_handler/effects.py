@@ -27,9 +27,14 @@ class Effects:
         if environment.database_url is None:
             return cls()
         from order_handler.database import Database
+
+        return cls.on(Database(environment.database_url, environment.database_pool), environment)
+
+    @classmethod
+    def on(cls, database: "Database", environment: Environment) -> Self:
+        """The effects on this database."""
         from order_handler.ledger import Ledger
 
-        database = Database(environment.database_url, environment.database_pool)
         opening = Opening(environment.values, database, Ledger(database, timeout=environment.timeout))
         by_action = {
             name: action.open(opening)

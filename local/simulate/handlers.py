@@ -9,15 +9,12 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 from aiosmtplib import SMTPRecipientRefused, SMTPRecipientsRefused, SMTPServerDisconnected
-from order_handler.action import Opening
-from order_handler.actions import ACTIONS
 from order_handler.app import App
 from order_handler.cloud_tasks import CloudTasks
 from order_handler.database import Database
 from order_handler.dead_letters import DeadLetters
 from order_handler.effects import Effects
 from order_handler.environment import Environment
-from order_handler.ledger import Ledger
 from order_handler.outbox import Relay
 
 from local.cloud_tasks.attempt import Attempt
@@ -46,16 +43,10 @@ class Instance:
             return CloudTasks(client)  # type: ignore[arg-type]
 
         database = Database(str(environment.database_url), 1, self.process.thread, world.database_now)
-        opening = Opening(environment.values, database, Ledger(database, timeout=environment.timeout))
-        by_action = {
-            name: action.open(opening)
-            for name, action in ACTIONS.items()
-            if all(need.variable in environment.values for need in action.needs)
-        }
         assert environment.task_queue is not None
         self._app = App(
             environment,
-            Effects(by_action, database),
+            Effects.on(database, environment),
             DeadLetters(environment.dead_letter_queue, environment.timeout, open_api),
             Relay(database, environment.task_queue, open_api, lambda: world.loop.now),
         )

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from order_tasks.contract import contract
-from order_tasks.message import task_id
 from order_tasks.operations.entry import Entry
 from order_tasks.operations.log import HandlerLog, LogLine
 from order_tasks.operations.queues import Queues
+from order_tasks.outbox import task_prefix
 
 if TYPE_CHECKING:
     from order_tasks.operations.database import Database, LedgerRow, OutboxRow
@@ -60,7 +60,7 @@ def tell(queues: Queues, log: HandlerLog, database: "Database | None", order_id:
 
 def tasks_of(queues: Queues, order_id: str) -> Iterator[Entry]:
     """The order's tasks in the main queue. Only those whose names allow it are read in full."""
-    prefixes = tuple(task_id(order_id, action)[:17] for action in contract())
+    prefixes = tuple(task_prefix(order_id, action) for action in contract())
     part = re.sub("[^A-Za-z0-9_-]", "-", order_id)[:_READABLE]
     for entry in queues.entries(queues.main, full=False):
         is_ours = re.match("[0-9a-f]{16}-", entry.id)
