@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 
@@ -46,6 +46,7 @@ class Message:
     action: str
     fields: Mapping[str, Any]
     key: str | None = None
+    _body: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if {"action", "key"} & set(self.fields):
@@ -53,10 +54,16 @@ class Message:
         if self.key is None and self.order_id is None:
             # otherwise all such messages would be the same
             object.__setattr__(self, "key", secrets.token_hex(8))
-        if wrong := refusal(self._content()):
+        content = {"action": self.action, **self.fields, **({} if self.key is None else {"key": self.key})}
+        if wrong := refusal(content):
             raise InvalidOrderError(wrong)
-        if (size := len(self.body())) > MAX_BODY_BYTES:
-            raise InvalidOrderError(f"the message has {size} bytes, more than {MAX_BODY_BYTES}: shorten it")
+        try:
+            body = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidOrderError(f"the fields are not JSON: {type(error).__name__}") from error
+        if len(body) > MAX_BODY_BYTES:
+            raise InvalidOrderError(f"the message has {len(body)} bytes, more than {MAX_BODY_BYTES}: shorten it")
+        object.__setattr__(self, "_body", body)
 
     @property
     def order_id(self) -> str | None:
@@ -72,17 +79,11 @@ class Message:
 
     def body(self) -> bytes:
         """What the handler receives: JSON in UTF-8."""
-        try:
-            return json.dumps(self._content(), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidOrderError(f"the fields are not JSON: {type(error).__name__}") from error
+        return self._body
 
     def request(self, config: Config, due: datetime | None = None) -> tasks_v2.CreateTaskRequest:
         """The CreateTask request."""
         return create_request(config, self.task_id, self.body(), due=due)
-
-    def _content(self) -> dict[str, Any]:
-        return {"action": self.action, **self.fields, **({} if self.key is None else {"key": self.key})}
 
 
 def message_request(
