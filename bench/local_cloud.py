@@ -31,7 +31,6 @@ from aiohttp import web
 from google.cloud.tasks_v2 import types
 
 from bench.rows import ROOT, RUNS, Row, Tool, in_turn, show
-from local.cloud import listen
 from local.cloud_run.front_door import FrontDoor, Service
 from local.cloud_run.instances import Instances
 from local.cloud_run.runtime import Processes
@@ -46,6 +45,7 @@ from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
 from local.faults import Faults
 from local.identity import Identity, new_key
+from local.ports import listen
 
 TOOLS: Sequence[Tool] = ()
 

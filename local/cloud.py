@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import resource
@@ -38,6 +37,7 @@ from local.faults import Faults
 from local.identity import Identity, new_key
 from local.logs import Events
 from local.own_machine import ALSO_HOST, json_bodies, own_machine
+from local.ports import Ports, PortTakenError, listen, listen_for_page
 from local.program import ProgramError
 from local.program.declared import Declared
 from local.sinks.effects import Effects
@@ -46,60 +46,8 @@ from local.web_app import PAGE, SHOP, WebApp
 log = logging.getLogger("local.cloud")
 
 _GRPC_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)]
-PAGE_PORT = 8120
-"""Where the page is, unless something else is there."""
 _FULL_SECONDS = 2.0
 """How long the fault of a full disk lasts."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ports:
-    """Where the local cloud listens on 127.0.0.1; 0 lets the system choose."""
-
-    tasks_grpc: int
-    tasks_rest: int
-    """Serves Cloud Tasks over REST, and the issuer."""
-    service: int
-    shop: int = 0
-    """The web app; 0 too where the handler has no database."""
-
-    @classmethod
-    def from_first(cls, port: int) -> "Ports":
-        """Returns four consecutive ports, or four of the system's choice if `port` is 0."""
-        return cls(port, port + 1, port + 2, port + 3) if port else cls(0, 0, 0)
-
-
-class PortTakenError(Exception):
-    """A port that the local cloud needs is in use."""
-
-    def __init__(self, port: int, what: str) -> None:
-        super().__init__(
-            f"port {port}, for {what}, is in use: end what uses it, or start with another --port and another --state"
-        )
-
-
-def listen(port: int, what: str, host: str = "127.0.0.1") -> socket.socket:
-    """Binds a socket. Raises PortTakenError, or ProgramError if `host` is not an address of this machine."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)  # a port that is only bound could be taken by another process
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortTakenError(port, what) from None
-        raise ProgramError(
-            f"{what} cannot listen on {host}: {error.strerror}; is it an address of this machine?"
-        ) from None
-    return listener
-
-
-def _listen_for_page() -> socket.socket:
-    try:
-        return listen(PAGE_PORT, "the page")
-    except PortTakenError:
-        return listen(0, "the page")
 
 
 async def _serve_http(
@@ -197,7 +145,7 @@ class Cloud:
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         """Starts each part after the parts that it needs, so that `started` ends it before them."""
         program, ports = self.program, self.ports
-        page = started.enter_context(_listen_for_page())
+        page = started.enter_context(listen_for_page())
         self._page_url = f"http://127.0.0.1:{page.getsockname()[1]}"
         log.info("What is going on: %s", self._page_url)
         rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from local.cloud import Ports, PortTakenError, listen
 from local.cloud_tasks.store import Store
+from local.ports import Ports, PortTakenError, listen
 
 log = logging.getLogger("local")
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from local.cloud import Cloud, Ports, PortTakenError, listen
+from local.cloud import Cloud
 from local.cloud_run.runtime import Processes
 from local.cloud_tasks.listener import Listener
 from local.cloud_tasks.store import Store
 from local.faults import Faults
+from local.ports import Ports, PortTakenError, listen
 from local.program import PROJECT, ROOT, evaluate
 from local.program.declared import Declared, declared
 from local.sinks.effects import PLACEHOLDERS, Effects
