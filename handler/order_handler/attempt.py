@@ -94,12 +94,12 @@ class Attempts:
         attempt = await self._run(order, delivery)
         if attempt.end is not End.FAILED:
             # Also the entries that are not known to be stored: they may be there all the same.
-            left = await self._dead_letters.release(delivery, body, failed=False)
+            left = await self._dead_letters.release(delivery, body, reserved.again, failed=False)
             troubles = [] if reserved.safe else [f"Not stored: {reserved.reason}"]
             return _troubled(attempt, *troubles, left and f"The entry may still be there: {left}")
         failed = await self._store(attempt, delivery, body)
         if failed.safe:
-            left = await self._dead_letters.release(delivery, body, failed=True)
+            left = await self._dead_letters.release(delivery, body, reserved.again, failed=True)
             return _troubled(_kept(attempt, failed), left and f"The reservation may still be there: {left}")
         if reserved.safe:
             return _troubled(_kept(attempt, reserved), f"The reason is not stored: {failed.reason}")

@@ -23,6 +23,9 @@ MARGIN_SECONDS = 60
 OPEN_SECONDS = 15.0
 """Limit of loading the official client and of the wait for its credentials."""
 
+_MOST_AGAIN = 5
+"""How often an order is stored again within a day after its entry was dropped or replayed. Its task was still in the
+main queue then, and would otherwise run without a reservation."""
 _REASON_LENGTH = 200
 _TASK_LENGTH = 500
 _LARGE_BODY = 2**20 - 2000
@@ -49,6 +52,8 @@ class Stored(NamedTuple):
     """Why it is not known to be stored."""
     name: str = ""
     """Short name of the entry."""
+    again: int = 0
+    """How many earlier entries of the order were deleted within a day."""
 
     @property
     def safe(self) -> bool:
@@ -100,22 +105,31 @@ class DeadLetters:
         """
         reason = "The last attempt did not end, or its failure was not stored. The log lines of this task say more"
         due = datetime.now(UTC) + self._reserved_for
-        reserved = await self._create(_names(delivery, body), delivery, body, reason, "Unfinished", due)
-        if reserved.outcome is Outcome.BLOCKED:
-            failed = [await self._find(name) for name in _names(delivery, body, failed=True)]
-            return next((entry for entry in failed if entry.outcome is Outcome.LIVE), reserved)
-        return reserved
+        for again in range(_MOST_AGAIN):
+            reserved = await self._create(_names(delivery, body, again), delivery, body, reason, "Unfinished", due)
+            if reserved.outcome is not Outcome.BLOCKED:
+                break
+            failed = [await self._find(name) for name in _names(delivery, body, again, failed=True)]
+            if live := next((entry for entry in failed if entry.outcome is Outcome.LIVE), None):
+                return live
+        return reserved._replace(again=again)
 
     async def store(self, delivery: Delivery, body: bytes, reason: str, kind: str) -> Stored:
         """Keeps an order that failed for good. It may be replayed at once. `kind`: the class of the error."""
-        return await self._create(_names(delivery, body, failed=True), delivery, body, reason, kind, None)
+        for again in range(_MOST_AGAIN):
+            stored = await self._create(_names(delivery, body, again, failed=True), delivery, body, reason, kind, None)
+            if stored.outcome is not Outcome.BLOCKED:
+                break
+        return stored
 
-    async def release(self, delivery: Delivery, body: bytes, *, failed: bool) -> str | None:
-        """Deletes the reservation, and the entry of a failure too unless the order `failed`.
+    async def release(self, delivery: Delivery, body: bytes, again: int, *, failed: bool) -> str | None:
+        """Deletes the reservation, and the entries of failures too unless the order `failed`. `again`: as stored.
 
         Returns why one may still be there, or None. The replay of an entry whose order is done does nothing.
         """
-        names = _names(delivery, body) + ([] if failed else _names(delivery, body, failed=True))
+        names = _names(delivery, body, again)
+        if not failed:
+            names += [name for earlier in range(again + 1) for name in _names(delivery, body, earlier, failed=True)]
         try:
             api = await self._open()
             troubles = [await api.delete(self._path(name)) for name in names]
@@ -172,12 +186,13 @@ class DeadLetters:
         return self._api
 
 
-def _names(delivery: Delivery, body: bytes, *, failed: bool = False) -> list[str]:
+def _names(delivery: Delivery, body: bytes, again: int, *, failed: bool = False) -> list[str]:
     """The short name of the reservation, or of the entry of a failure, and the shorter one that a large body may need.
 
     They are the same for each attempt of a task, and others for another body.
     """
-    parts = [(delivery.queue or "").encode(), delivery.task.encode(), body, *([b"failed"] if failed else [])]
+    parts = [(delivery.queue or "").encode(), delivery.task.encode(), body]
+    parts += [*([b"failed"] if failed else []), *([str(again).encode()] if again else [])]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()
     return [name, name[:32]] if len(body) > _LARGE_BODY else [name]
 

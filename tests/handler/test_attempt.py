@@ -95,6 +95,11 @@ def name(queue: str = "cloud-run-tasks", task: str = "task-1", body: bytes = BOD
     return f"{DEAD_LETTER_QUEUE}/tasks/{hashlib.sha256(parts).hexdigest()}"
 
 
+def again(times: int) -> str:
+    """The reservation after so many that were deleted."""
+    return name(body=BODY + f"\0{times}".encode())
+
+
 def failed(queue: str = "cloud-run-tasks", task: str = "task-1", body: bytes = BODY) -> str:
     return name(queue, task, body + b"\0failed")
 
@@ -191,13 +196,13 @@ async def test_a_permanent_failure_that_is_not_known_to_be_stored_is_500_and_say
     assert "on command" in line["deadLetterTrouble"]
 
 
-async def test_a_permanent_failure_whose_entry_was_deleted_within_a_day_is_500(
-    handler: Handler, cloud: DeadLetterQueue, deed: Deed, lines: Lines
+async def test_a_permanent_failure_whose_entry_was_deleted_within_a_day_is_stored_again(
+    handler: Handler, cloud: DeadLetterQueue, deed: Deed
 ) -> None:
     deed.ends = [PermanentError("never")]
     cloud.block(failed())
-    assert (await order(handler, DELIVERED)).status == 500
-    assert "no longer exists" in lines()[-1]["deadLetterTrouble"]
+    assert (await order(handler, DELIVERED)).json == DEAD_LETTERED
+    assert cloud.entry.name == name(body=BODY + b"\0failed\x001")
 
 
 # The last attempt
