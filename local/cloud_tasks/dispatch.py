@@ -119,6 +119,10 @@ class Dispatcher(Listener):
             *(attempt.number, queue, attempt.task, answer, reason and f": {reason}"),
             extra={"fields": fields | {"message": reason or answer, "body": attempt.body}},
         )
+        await self._end(attempt, status)
+
+    async def _end(self, attempt: Attempt, status: int) -> None:
+        """End the attempt as soon as the store can be written."""
         while True:
             try:
                 return self._cloud_tasks.end_attempt(attempt, status)

@@ -1,6 +1,8 @@
 """Google's side of a simulation: Cloud Tasks, whose own logic runs here, and the official client that reaches it."""
 
 import asyncio
+import collections
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,8 +21,9 @@ from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
 from local.simulate.world import NoAnswerError, World
 
-QUEUE = "projects/shop/locations/us-central1/queues/tasks"
-DEAD_LETTERS = f"{QUEUE}-dead-letters"
+_QUEUE = "projects/shop/locations/us-central1/queues/tasks"
+DEAD_LETTERS = "-dead-letters"
+"""How the name of a dead-letter queue ends."""
 Deliver = Callable[[Attempt], Awaitable[int]]
 """Delivers an attempt and returns the HTTP status; 0: no answer."""
 
@@ -33,14 +36,14 @@ class Service(Listener):
         self.bodies: dict[str, bytes] = {}
         """The body of each task that was ever created, by its name."""
         self.problems: list[str] = []
-        self.gone = 0
+        self.queues = [_QUEUE]
+        """The main queues, of which the last is in use."""
         self._world = world
         self._figures = figures
         self._deliver = deliver
         self._store = Store(Path(":memory:"))
-        self._open()
 
-    def _open(self) -> None:
+    def start(self) -> None:
         self._dispatcher = _Dispatcher(self._world, self._deliver, self._figures, self.problems)
         self.tasks = CloudTasks(
             self._store,
@@ -49,20 +52,39 @@ class Service(Listener):
             (self, self._dispatcher),
             lambda: self._world.loop.now,
         )
+        for queue in self.queues:
+            self._declare(queue)
+        self._dispatcher.start(self.tasks)
+
+    def _declare(self, queue: str) -> None:
         unlimited = {"maxAttempts": -1, "minBackoff": "3600s", "maxBackoff": "86400s", "maxDoublings": 5}
         limits = {"maxDispatchesPerSecond": 5, "maxConcurrentDispatches": 2}
         for path, fields in (
-            (QUEUE, self._figures),
-            (DEAD_LETTERS, {"state": "PAUSED", "retryConfig": unlimited, "rateLimits": limits}),
+            (queue, self._figures),
+            (dead_letters(queue), {"state": "PAUSED", "retryConfig": unlimited, "rateLimits": limits}),
         ):
             self.tasks.queues.declare(json_format.ParseDict({"name": path, **fields}, QueueMessage()), ())
-        self._dispatcher.start(self.tasks)
+
+    def rename(self) -> None:
+        """Puts two new queues into use. The old ones go on with their tasks."""
+        self._limit_pages()
+        self.queues.append(f"{_QUEUE}-{len(self.queues) + 1}")
+        self._declare(self.queues[-1])
+
+    def fill(self, seconds: float) -> None:
+        """Fills the disk of the store, until somebody does something to a queue, or for some seconds."""
+        self._limit_pages(1)
+        self._world.loop.outside(seconds, self._limit_pages)
+
+    def _limit_pages(self, pages: int = 2**31 - 2) -> None:
+        self._store._db.execute(f"PRAGMA max_page_count = {pages}")
 
     def restart(self) -> None:
         """Dies, and starts again with what it has stored."""
         self._world.note("Cloud Tasks restarts")
+        self._limit_pages()
         self._dispatcher.die()
-        self._open()
+        self.start()
 
     def close(self) -> None:
         self._dispatcher.die()
@@ -83,10 +105,22 @@ class Service(Listener):
         request = tasks_v2.ListTasksRequest(parent=queue, response_view=tasks_v2.Task.View.FULL)
         return list(self.tasks.list_tasks(tasks_v2.ListTasksRequest.pb(request)).tasks)
 
+    def waiting(self) -> list[str]:
+        """The names of the tasks in the main queues."""
+        return [task.name for queue in self.queues for task in self.listed(queue)]
+
+    def dead_letters(self) -> list[Message]:
+        return [task for queue in self.queues for task in self.listed(dead_letters(queue))]
+
+    def is_paused(self, queue: str) -> bool:
+        return self.tasks.queues[queue].schedule.paused
+
     def pause(self, queue: str) -> None:
+        self._limit_pages()
         self.perform("pause_queue", tasks_v2.PauseQueueRequest.pb(tasks_v2.PauseQueueRequest(name=queue)))
 
     def resume(self, queue: str) -> None:
+        self._limit_pages()
         self.perform("resume_queue", tasks_v2.ResumeQueueRequest.pb(tasks_v2.ResumeQueueRequest(name=queue)))
 
     def perform(self, method: str, request: Message) -> Message:
@@ -96,6 +130,8 @@ class Service(Listener):
             response = getattr(owner, method)(request)
         except CallError as error:
             raise exceptions.from_grpc_status(grpc.StatusCode[error.code], error.message) from None  # type: ignore[no-untyped-call]
+        except sqlite3.Error as error:
+            raise exceptions.InternalServerError(str(error)) from None  # type: ignore[no-untyped-call]
         if method in ("delete_task", "run_task", "pause_queue", "resume_queue"):
             self._world.note(f"Cloud Tasks: {method} {request.name.rpartition('/')[2][:60]}")
         return response
@@ -110,7 +146,10 @@ class _Dispatcher(Dispatcher):
         self._forward = deliver
         self._limits = figures["rateLimits"]
         self._problems = problems
-        self._level, self._at, self._out = 0.0, world.loop.now, 0
+        self._level: dict[str, float] = collections.defaultdict(float)
+        self._out: dict[str, int] = collections.defaultdict(int)
+        """How much of its burst each queue has used, and its attempts that are under way."""
+        self._at: dict[str, float] = {}
 
     def die(self) -> None:
         """Sends nothing more, and hears no answer."""
@@ -121,9 +160,9 @@ class _Dispatcher(Dispatcher):
             delivery.cancel()
 
     async def _deliver(self, attempt: Attempt) -> None:
-        measured = attempt.queue == QUEUE and not attempt.forced
+        measured = not attempt.queue.endswith(DEAD_LETTERS) and not attempt.forced
         if measured:
-            self._measure()
+            self._measure(attempt.queue)
         self._world.note(f"Cloud Tasks sends {_queue(attempt.queue)} {attempt.task[:60]}, attempt {attempt.number}")
         try:
             async with asyncio.timeout(attempt.deadline):
@@ -131,18 +170,18 @@ class _Dispatcher(Dispatcher):
         except TimeoutError:
             status = 504
         finally:
-            self._out -= measured
+            self._out[attempt.queue] -= measured
         self._world.note(f"Cloud Tasks hears {status} of {_queue(attempt.queue)} {attempt.task[:60]}")
-        self._cloud_tasks.end_attempt(attempt, status)
+        await self._end(attempt, status)
 
-    def _measure(self) -> None:
+    def _measure(self, queue: str) -> None:
         rate, now = self._limits["maxDispatchesPerSecond"], self._world.loop.now
-        self._out += 1
-        self._level = max(0.0, self._level - rate * (now - self._at)) + 1
-        self._at = now
-        if self._level > max(10, int(rate / 5)) + 1e-3:
+        self._out[queue] += 1
+        self._level[queue] = max(0.0, self._level[queue] - rate * (now - self._at.get(queue, now))) + 1
+        self._at[queue] = now
+        if self._level[queue] > max(10, int(rate / 5)) + 1e-3:
             self._problems.append(f"the queue exceeded its rate at {now:.3f} s")
-        if self._out > self._limits["maxConcurrentDispatches"]:
+        if self._out[queue] > self._limits["maxConcurrentDispatches"]:
             self._problems.append(f"the queue exceeded its concurrency at {now:.3f} s")
 
 
@@ -181,5 +220,9 @@ class Client:
 _WRAPS: Mapping[str, Any] = {"get_task": tasks_v2.Task, "list_tasks": tasks_v2.ListTasksResponse}
 
 
+def dead_letters(queue: str) -> str:
+    return queue + DEAD_LETTERS
+
+
 def _queue(path: str) -> str:
-    return "dead letter" if "dead-letters" in path else "task"
+    return "dead letter" if f"{DEAD_LETTERS}/" in f"{path}/" else "task"

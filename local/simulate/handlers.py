@@ -20,7 +20,7 @@ from order_handler.outbox import Relay
 from local.cloud_tasks.attempt import Attempt
 from local.simulate.cloud import Client
 from local.simulate.judge import Effect
-from local.simulate.loop import Process, current_process
+from local.simulate.loop import current_process
 from local.simulate.world import NoAnswerError, World
 
 GRACE_SECONDS = 8
@@ -92,9 +92,9 @@ class Instance:
 class CloudRun:
     """The front door and the instances of the revision that gets the traffic."""
 
-    def __init__(self, world: World, variables: Mapping[str, str], client: Client, most: int, concurrency: int) -> None:
+    def __init__(self, world: World, client: Client, most: int, concurrency: int) -> None:
         self._world = world
-        self._variables = variables
+        self._variables: Mapping[str, str] = {}
         self._client = client
         self._most, self._concurrency = most, concurrency
         self._instances: list[Instance] = []
@@ -147,9 +147,6 @@ class CloudRun:
         for instance in self._instances:
             self._world.loop.start(instance.stop())
         self._instances = []
-
-    def processes(self) -> list[Process]:
-        return [instance.process for instance in self._instances if instance.process.alive]
 
 
 class Smtp:

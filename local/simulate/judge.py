@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sql
@@ -10,7 +11,7 @@ from order_handler import tables
 from order_handler.ledger import CANCELLED
 from order_tasks import NEW_ORDER_ACTIONS
 
-from local.simulate.cloud import DEAD_LETTERS, QUEUE, Service
+from local.simulate.cloud import DEAD_LETTERS, Service, dead_letters
 from local.simulate.loop import Process
 from local.simulate.world import World
 from local.sinks.shop import NOTEBOOK, STOCK, item_of
@@ -40,12 +41,14 @@ class Effect:
 
 
 class Judge:
-    def __init__(self, world: World, database_url: str) -> None:
+    def __init__(self, world: World, database_url: str, acknowledged: Mapping[str, bool]) -> None:
+        """`acknowledged`: of orders without outbox, whether the creation of their tasks was."""
         self.explained = 0
         self.dropped: set[Duty] = set()
         self.output: list[str] = []
         """Log lines of the handlers, and what the commands print."""
         self._world = world
+        self._acknowledged = acknowledged
         self._engine = sql.create_engine(database_url, poolclass=sql.StaticPool)
         self._effects: dict[Duty, list[Effect]] = collections.defaultdict(list)
         self._problems: list[str] = []
@@ -116,11 +119,12 @@ class Judge:
         cancelled = {duty for duty, token in ledger.items() if token == CANCELLED}
         excused = self.dropped | cancelled
         done = {*self._effects, *(duty for duty in ledger if duty[1] == "update_inventory" and duty not in cancelled)}
-        duties = {(order, action) for order in committed for action in NEW_ORDER_ACTIONS}
+        allowed = {(order, action) for order in committed for action in NEW_ORDER_ACTIONS}
+        duties = {duty for duty in allowed if self._acknowledged.get(duty[0], True)}
         found = [
             *self._problems,
             *(f"LOST: {action} of {order}" for order, action in sorted(duties - done - excused)),
-            *(f"{action} of {order} happened without an order" for order, action in sorted(done - duties)),
+            *(f"{action} of {order} happened without an order" for order, action in sorted(done - allowed)),
             *self._stock(done),
             *self._tasks(service, committed),
         ]
@@ -144,9 +148,10 @@ class Judge:
         ]
 
     def _tasks(self, service: Service, committed: set[str]) -> list[str]:
-        bodies = {body for name, body in service.bodies.items() if name.startswith(f"{QUEUE}/")}
+        bodies = {body for name, body in service.bodies.items() if f"{DEAD_LETTERS}/" not in name}
         return [
-            *(f"left: {task.name} {task.http_request.body!r}" for task in service.listed(DEAD_LETTERS)),
+            *(f"not paused: {queue}" for queue in map(dead_letters, service.queues) if not service.is_paused(queue)),
+            *(f"left: {task.name} {task.http_request.body!r}" for task in service.dead_letters()),
             *(f"a task without an order: {body!r}" for body in bodies if json.loads(body)["orderId"] not in committed),
             *(f"a dead letter without a task: {body!r}" for body in {*service.bodies.values()} - bodies),
         ]

@@ -42,6 +42,8 @@ class Loop(asyncio.BaseEventLoop):
         """What callbacks raised."""
         self.tasks: list[asyncio.Task[Any]] = []
         """All tasks, so that no collector ends one."""
+        self.before: Callable[[Process], None] = lambda _: None
+        """Called before each step of a process, which it may kill or freeze."""
         self._turns = 0
 
     def time(self) -> float:
@@ -60,10 +62,12 @@ class Loop(asyncio.BaseEventLoop):
         process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
         if handle.cancelled():
             return
-        if process is None or (process.alive and not process.frozen):
-            handle._run()
-        else:
+        if process and process.runs:
+            self.before(process)
+        if process and not process.runs:
             process.held.append(handle)
+        else:
+            handle._run()
 
     def go_on(self, process: "Process") -> None:
         process.frozen = False
@@ -122,6 +126,10 @@ class Process:
         self.context.run(PROCESS.set, self)
         self.thread = Thread(self, loop, pause)
         self._loop = loop
+
+    @property
+    def runs(self) -> bool:
+        return self.alive and not self.frozen
 
     def start(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         return self._loop.start(work, self.context.copy())

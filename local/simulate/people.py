@@ -1,19 +1,21 @@
 """Everything that reaches the pipeline from outside: the shop and its customers, Cloud Scheduler, and an operator."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sql
-from order_tasks import NEW_ORDER_ACTIONS, AsyncOrderTasks, Config, outbox
+from order_tasks import NEW_ORDER_ACTIONS, AsyncOrderTasks, Config, IncompleteOrderError, outbox
 from order_tasks.cli.main import main as order_tasks
 from order_tasks.operations import open_database
 from order_tasks.operations.times import Clock
 from sqlalchemy.util import await_, greenlet_spawn
 
 from examples.shop import app as shop
-from local.simulate.cloud import DEAD_LETTERS, QUEUE, Client
+from local.simulate.cloud import Client, dead_letters
 from local.simulate.handlers import CloudRun
 from local.simulate.loop import Process
 from local.simulate.world import World
@@ -23,8 +25,12 @@ from local.sinks.shop import NOTEBOOK, item_of
 class Shop:
     """The web app: it commits orders and publishes their tasks."""
 
-    def __init__(self, world: World, database_url: str) -> None:
+    def __init__(self, world: World, database_url: str, queues: Sequence[str], direct: float) -> None:
+        """`queues`: of which the last is in use. `direct`: the share of orders that do without the outbox."""
+        self.acknowledged: dict[str, bool] = {}
+        """For each order without outbox, whether the creation of its tasks was acknowledged."""
         self._world = world
+        self._queues, self._direct = queues, direct
         self._database = open_database(database_url)
         self._process: Process | None = None
         self._started = 0
@@ -49,21 +55,32 @@ class Shop:
             "lines": [{"item": item_of(order)}, {"item": NOTEBOOK}],
         }
         new = shop.NewOrder.model_validate(fields)
+        direct = not again and self._world.chance("direct").random() < self._direct
+
+        if direct:
+            self.acknowledged[order] = False
 
         def commit() -> outbox.Rows | None:
             with self._database.engine.begin() as connection:
                 if not shop.insert(connection, new) and not again:
                     return None
-                return outbox.add(connection, order, new.customer_email)
+                return outbox.Rows() if direct else outbox.add(connection, order, new.customer_email)
 
         try:
             rows = await asyncio.to_thread(commit)
         except sql.exc.SQLAlchemyError as error:
             self._world.note(f"cannot answer {order}: {type(error).__name__}")
             return
-        if rows:
-            self._world.note(f"committed {order}")
-            await AsyncOrderTasks(Config(QUEUE)).publish(rows)
+        if rows is None:
+            return
+        self._world.note(f"committed {order}")
+        tasks = AsyncOrderTasks(Config(self._queues[-1]))
+        if direct:
+            with contextlib.suppress(IncompleteOrderError):
+                await tasks.process_new_order(order, new.customer_email)
+                self.acknowledged[order] = True
+        else:
+            await tasks.publish(rows)
 
     async def _cancel(self, order: str) -> None:
         try:
@@ -82,20 +99,14 @@ async def scheduler(world: World, cloud_run: CloudRun) -> None:
             world.loop.start(cloud_run.request("/relay", {}, b""))
 
 
-class Operator:
-    """Runs the operators' own commands."""
-
-    def __init__(self, world: World, client: Client) -> None:
-        self._world = world
-        self._client = client
-
-    async def run(self, *arguments: str) -> int:
-        """A command such as `replay --all`. Returns its exit code."""
-        self._world.note(f"operator: {' '.join(arguments)[:80]}")
-        now = lambda: datetime.fromtimestamp(self._world.wall(), UTC)  # noqa: E731
-        clock = Clock(now, sleep=lambda seconds: await_(asyncio.sleep(seconds)))
-        code: int = await greenlet_spawn(order_tasks, arguments, clock)
-        return code
+async def operate(world: World, queue: str, *arguments: str) -> int:
+    """Runs one of the operators' own commands, such as `replay --all`. Returns its exit code."""
+    world.note(f"operator: {' '.join(arguments)[:80]}")
+    os.environ["ORDER_TASKS_QUEUE"], os.environ["ORDER_TASKS_DEAD_LETTER_QUEUE"] = queue, dead_letters(queue)
+    now = lambda: datetime.fromtimestamp(world.wall(), UTC)  # noqa: E731
+    clock = Clock(now, sleep=lambda seconds: await_(asyncio.sleep(seconds)))
+    code: int = await greenlet_spawn(order_tasks, arguments, clock)
+    return code
 
 
 class Blocking:
@@ -121,6 +132,3 @@ class Blocking:
             return response.tasks if method == "list_tasks" else response
 
         return call
-
-
-ENVIRONMENT = {"ORDER_TASKS_QUEUE": QUEUE, "ORDER_TASKS_DEAD_LETTER_QUEUE": DEAD_LETTERS}

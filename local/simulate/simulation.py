@@ -25,16 +25,17 @@ import order_tasks.operations.replay
 from google.cloud import tasks_v2beta3
 from order_tasks import connection
 
-from local.simulate.cloud import DEAD_LETTERS, QUEUE, Client, Service
+from local.simulate.cloud import DEAD_LETTERS, Client, Service, dead_letters
 from local.simulate.handlers import CloudRun, Smtp, Transport
 from local.simulate.judge import Judge
 from local.simulate.loop import StuckError
-from local.simulate.people import ENVIRONMENT, Blocking, Operator, Shop, scheduler
+from local.simulate.people import Blocking, Shop, operate, scheduler
 from local.simulate.store import breaking_statements
 from local.simulate.world import Event, World
 from local.sinks.shop import item_of
 
-SETTLE_SECONDS = 48 * 3600
+SETTLE_SECONDS = 4 * 3600
+"""Longest time until everything has settled after the last fault."""
 
 
 class Result(NamedTuple):
@@ -79,16 +80,13 @@ class Simulation:
         chance = world.chance("figures")
         self._attempts = chance.randint(1, 5)
         self._variables = {
-            "MAX_ATTEMPTS": str(self._attempts),
             "HANDLER_TIMEOUT_SECONDS": str(chance.choice((60, 120, 300))),
-            "DEAD_LETTER_QUEUE": DEAD_LETTERS,
-            "TASK_QUEUE": QUEUE,
             "DATABASE_URL": database_url,
             "SMTP_URL": "smtp://mail?from=orders@shop.example",
             "WAREHOUSE_URL": "https://warehouse.example/orders",
             "WAREHOUSE_SECRET": "the-simulated-warehouse",
         }
-        figures = {
+        self._figures = {
             "rateLimits": {
                 "maxDispatchesPerSecond": chance.choice((5, 50)),
                 "maxConcurrentDispatches": chance.choice((2, 20)),
@@ -102,14 +100,14 @@ class Simulation:
         }
         client = Client(world, lambda: self._service)
         self._blocking = Blocking(client)
-        self._cloud_run = CloudRun(world, self._variables, client, chance.randint(1, 4), chance.choice((1, 5, 20)))
-        self._shop = Shop(world, database_url)
-        self._operator = Operator(world, client)
-        self._judge = Judge(world, database_url)
+        self._cloud_run = CloudRun(world, client, chance.randint(1, 4), chance.choice((1, 5, 20)))
+        self._service = Service(world, self._figures, self._cloud_run.deliver)
+        direct = chance.choice((0.0, 0.0, 0.3))
+        self._shop = Shop(world, database_url, self._service.queues, direct)
+        self._judge = Judge(world, database_url, self._shop.acknowledged)
         self._client = client
-        self._figures = figures
         self._poison = frozenset(
-            f"ORD-{n}@example.com" for n in range(orders) if chance.random() < chance.choice((0, 0, 0.05))
+            f"ORD-{n}@example.com" for n in range(orders) if chance.random() < chance.choice((0, 0.1))
         )
 
     @contextlib.contextmanager
@@ -145,7 +143,7 @@ class Simulation:
                 (sys, "stderr", self._judge),
             ):
                 stack.enter_context(patch.object(target, name, new))
-            stack.enter_context(patch.dict("os.environ", ENVIRONMENT))
+            stack.enter_context(patch.dict("os.environ"))  # each command of the operator sets its queues
             yield
 
     def run(self) -> Result:
@@ -169,7 +167,8 @@ class Simulation:
 
     async def _run(self) -> None:
         world = self._world
-        self._service = Service(world, self._figures, self._cloud_run.deliver)
+        self._service.start()
+        self._deploy(self._attempts)
         chance = world.chance("customers")
         self._judge.prepare([item_of(f"ORD-{n}") for n in range(self._orders)])
         self._judge.deliver_notebooks(chance.choice((self._orders // 2, self._orders)))
@@ -182,18 +181,20 @@ class Simulation:
         troubles.cancel()
         world.end_breaking()
         self._end_part()
-        self._service.pause(DEAD_LETTERS)
+        for queue in self._service.queues:
+            self._service.pause(dead_letters(queue))
         await self._settle()
         self._end_part()
         Smtp.poison = frozenset()
         self._judge.deliver_notebooks(self._orders)
         for _ in range(5):
             await asyncio.sleep(700)
-            await self._operator.run("replay", "--all")
-            if left := [letter.name for letter in self._service.listed(DEAD_LETTERS)]:
-                await self._operator.run("replay", *left)
+            for queue in self._service.queues:
+                await operate(world, queue, "replay", "--all")
+                if left := [letter.name for letter in self._service.listed(dead_letters(queue))]:
+                    await operate(world, queue, "replay", *left)
             await self._settle()
-            if not self._service.listed(DEAD_LETTERS):
+            if not self._service.dead_letters():
                 break
         relay.cancel()
         self._end_part()
@@ -201,9 +202,9 @@ class Simulation:
     async def _settle(self) -> None:
         """Waits until every row and task is gone. StuckError if that does not happen."""
         end = self._world.loop.now + SETTLE_SECONDS
-        while self._judge.waiting() or self._service.listed(QUEUE):
+        while left := [*self._judge.waiting(), *self._service.waiting()]:
             if self._world.loop.now > end:
-                raise StuckError(f"something waits for ever: {self._judge.waiting()} {self._service.listed(QUEUE)}")
+                raise StuckError(f"something waits for ever: {left}")
             await asyncio.sleep(30)
 
     async def _trouble(self) -> None:
@@ -211,24 +212,28 @@ class Simulation:
         world, chance = self._world, self._world.chance("troubles")
         while True:
             await asyncio.sleep(chance.uniform(1, 60))
-            order, letters = chance.randrange(self._orders), self._service.listed(DEAD_LETTERS)
+            order, letters = chance.randrange(self._orders), self._service.dead_letters()
             letter = chance.choice(letters) if letters else None
+            queue = letter.name.partition(DEAD_LETTERS)[0] if letter else self._service.queues[-1]
             running = [process for process in world.processes if process.alive]
             process = chance.choice(running) if running else None
             match world.draw_one("trouble"):
                 case "replay all":
-                    world.loop.start(self._operator.run("replay", "--all"))
+                    world.loop.start(operate(world, queue, "replay", "--all"))
                 case "replay one" if letter:
-                    world.loop.start(self._operator.run("replay", letter.name))
+                    world.loop.start(operate(world, queue, "replay", letter.name))
                 case "drop" if letter:
                     message = json.loads(letter.http_request.body)
                     self._judge.dropped.add((message["orderId"], message["action"]))
-                    world.loop.start(self._operator.run("drop", "--yes", letter.name))
+                    world.loop.start(operate(world, queue, "drop", "--yes", letter.name))
                 case "pause":
-                    self._service.pause(QUEUE)
-                    world.loop.outside(chance.uniform(1, 100), self._service.resume, QUEUE)
+                    self._service.pause(queue)
+                    world.loop.outside(chance.uniform(1, 100), self._service.resume, queue)
+                case "rename" if len(self._service.queues) < 3:
+                    self._service.rename()
+                    self._deploy(self._attempts)
                 case "deploy":
-                    self._cloud_run.deploy({**self._variables, "MAX_ATTEMPTS": str(chance.randint(1, 5))})
+                    self._deploy(chance.randint(1, 5))
                 case "clock" if process:
                     process.clock_offset, world.service_offset = chance.uniform(-30, 30), chance.uniform(-30, 30)
                     world.database_offset += chance.uniform(-3, 3)
@@ -236,12 +241,16 @@ class Simulation:
                     self._shop.receive(order, again=True)
                 case "cancel":
                     self._shop.cancel(order)
-                case "kill" if process:
-                    world.kill(process)
-                case "freeze" if process:
-                    world.freeze(process)
                 case "restart":
                     self._service.restart()
+                case "disk full":
+                    self._service.fill(chance.uniform(1, 60))
+
+    def _deploy(self, most_attempts: int) -> None:
+        """A new revision of the handler, which works with the queues that are in use."""
+        queue = self._service.queues[-1]
+        queues = {"TASK_QUEUE": queue, "DEAD_LETTER_QUEUE": dead_letters(queue)}
+        self._cloud_run.deploy({**self._variables, **queues, "MAX_ATTEMPTS": str(most_attempts)})
 
     def _end_part(self) -> None:
         self._digests.append(self._world.digest())

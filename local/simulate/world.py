@@ -21,8 +21,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "delivery": ("refused", "token refused", "busy", "connection lost", "answer lost", "twice at once", "twice",
                  "handler dies", "handler freezes"),
     "relay": ("not called", "called twice", "answer lost"),
-    "trouble": ("replay all", "replay one", "drop", "pause", "deploy", "clock", "order twice", "cancel", "kill",
-                "freeze", "restart"),
+    "step": ("process dies", "process freezes"),
+    "trouble": ("replay all", "replay one", "drop", "pause", "rename", "deploy", "clock", "order twice", "cancel",
+                "restart", "disk full"),
 }  # fmt: skip
 """The kinds of fault at each place. The seed chooses some of them."""
 FREEZES = (0.5, 9.0, 25.0, 45.0, 400.0)
@@ -64,6 +65,9 @@ class World:
         chance = self.chance("figures")
         self._share = chance.choice((0.01, 0.03, 0.1, 0.2))
         self._slow_faulty = chance.choice((0.5, 3.0, 12.0))
+        self._steps_between = chance.choice((300, 1000, 5000))
+        """Mean number of steps until the next fault at one."""
+        self._steps = 0
         self._kinds = {place: [kind for kind in kinds if chance.random() < 0.5] for place, kinds in KINDS.items()}
 
     def chance(self, purpose: str) -> random.Random:
@@ -94,9 +98,11 @@ class World:
 
     def begin_breaking(self) -> None:
         self.breaking, self.slow = True, self._slow_faulty
+        self.loop.before = self._step
 
     def end_breaking(self) -> None:
         self.breaking, self.slow = False, 0.5
+        self.loop.before = lambda _: None
         self.disk_full_until = self.store_away_until = 0.0
 
     def draw(self, place: str, part: float = 1.0) -> str | None:
@@ -116,6 +122,19 @@ class World:
             return None
         self.note(f"FAULT {number}: {place}: {kind}")
         return kind
+
+    def _step(self, process: Process) -> None:
+        """A process goes on after any `await`, unless a fault meets it here."""
+        self._steps -= 1
+        if self._steps > 0:
+            return
+        if self._steps == 0:
+            match self.draw_one("step"):
+                case "process dies":
+                    self.kill(process)
+                case "process freezes":
+                    self.freeze(process)
+        self._steps = 1 + int(self.chance("step").expovariate(1 / self._steps_between))
 
     def process(self, name: str) -> Process:
         """Starts a process."""

@@ -9,9 +9,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from order_handler import app, attempt, cloud_tasks, ledger, outbox
+from order_handler import app, attempt, cloud_tasks, dead_letters, ledger, outbox
 from order_handler.actions import update_inventory
 from order_tasks import outbox as producer
+from order_tasks.operations import queues, replay
 
 from local.simulate.simulation import simulate
 
@@ -39,8 +40,28 @@ BREAKS: dict[str, tuple[Any, str, str]] = {
     "a reservation is deleted although the failure is not stored": (
         attempt.Attempts._make_last,
         "return _troubled(_kept(attempt, reserved),",
-        "await self._dead_letters.release(delivery, body, failed=True)\n"
+        "await self._dead_letters.release(delivery, body, reserved.again, failed=True)\n"
         "        return _troubled(_kept(attempt, reserved),",
+    ),
+    "an order whose entry was deleted has no other reservation": (
+        dead_letters.DeadLetters.reserve,
+        "if reserved.outcome is not Outcome.BLOCKED",
+        "if True",
+    ),
+    "a replay that fails for good leaves the queue": (
+        attempt.Attempts._keep,
+        "return attempt._replace(will_retry=not delivery.is_last)",
+        "return attempt._replace(end=End.FAILED if delivery.max_attempts else End.DEAD_LETTERED)",
+    ),
+    "a replay deletes the entry before its attempt has ended": (
+        replay.Replay.run,
+        "self._queues.run(entry.path)",
+        "self._queues.run(entry.path) and self._queues.delete(entry.path)",
+    ),
+    "a replay does not pause the dead-letter queue again": (
+        queues.Queues.resumed_dead_letters,
+        "self.pause(self.dead_letters)",
+        "self.describe(self.dead_letters)",
     ),
     "a failure is answered 200": (app.App._answer, "status, answer = 500", "status, answer = 200"),
     "publish deletes rows whose tasks were not created": (
