@@ -57,7 +57,7 @@ def parse(configuration: Mapping[str, str], namespace: str, encrypted: Callable[
     """Turn `namespace:key` texts into settings; raises SettingsError with every finding.
 
     `encrypted`: whether a full key was set as a secret."""
-    values = {key: setting.rule.default for key, setting in SETTINGS.items()}
+    values = {key: setting.default for key, setting in SETTINGS.items()}
     findings: list[str] = []
     project = configuration.get("gcp:project", "")
     if not _PROJECT.fullmatch(project):
@@ -68,7 +68,7 @@ def parse(configuration: Mapping[str, str], namespace: str, encrypted: Callable[
         if space in ("gcp", "docker", "pulumi"):
             continue
         near = difflib.get_close_matches(key, SETTINGS, 1)  # the key itself if it is a setting
-        secret = encrypted(full_key) or any(SETTINGS[setting].rule.secret for setting in near)
+        secret = encrypted(full_key) or any(SETTINGS[setting].accepts.secret for setting in near)
         shown = "(secret)" if secret else repr(text)
         if space != namespace:
             remedy = f"the settings of this project begin with {namespace}:; remove it: pulumi config rm {full_key}"
@@ -78,12 +78,12 @@ def parse(configuration: Mapping[str, str], namespace: str, encrypted: Callable[
             findings.append(f"{full_key} = {shown}: no such setting{hint}; remove it: pulumi config rm {key}")
         else:
             setting = SETTINGS[key]
-            if setting.rule.secret and not encrypted(full_key):
+            if setting.accepts.secret and not encrypted(full_key):
                 findings.append(f"{full_key} = {shown}: must be encrypted; {setting.remedy}")
             try:
                 values[key] = _value(setting, text)
             except (ValueError, RecursionError):
-                findings.append(f"{full_key} = {shown}: must be {setting.accepts}; {setting.remedy}")
+                findings.append(f"{full_key} = {shown}: must be {setting.words}; {setting.remedy}")
     if not findings:  # only accepted values can be compared
         texts = {key: repr(as_text(value)) for key, value in values.items()} | {"secrets": "(secret)"}
         findings = [f"{namespace}:{k} = {texts[k]}: {reason}" for k, reason in conflicts(values)]
@@ -99,29 +99,25 @@ def parse(configuration: Mapping[str, str], namespace: str, encrypted: Callable[
 
 def _value(setting: Setting, text: str) -> Any:  # noqa: ANN401 - the setting's own type
     """Parse the text of a setting; raises ValueError if it is not accepted."""
-    rule = setting.rule
+    accepts = setting.accepts
+
+    def fits(item: object, pattern: str = accepts.pattern) -> bool:
+        return isinstance(item, str) and re.fullmatch(pattern, item, re.ASCII) is not None
+
     value: Any
     if setting.type is str:
         value = text
-        accepted = bool(re.fullmatch(rule.pattern, text, re.ASCII)) and not (rule.url and urlsplit(text).port == 0)
+        accepted = fits(text) and not (accepts.url and urlsplit(text).port == 0)
     elif setting.type in (int, float):
         value = setting.type(text) if _NUMBER.fullmatch(text) else math.nan
-        accepted = rule.low <= value <= rule.high
-    elif setting.type is bool:
-        value = json.loads(text)
-        accepted = isinstance(value, bool)
-    elif setting.type == dict[str, str]:
-        value = json.loads(text)
-        accepted = isinstance(value, dict) and all(
-            re.fullmatch(rule.pattern, name, re.ASCII) and isinstance(item, str) and re.fullmatch(rule.item, item)
-            for name, item in value.items()
-        )
+        accepted = accepts.low <= value <= accepts.high
     else:
-        items = json.loads(text)
-        accepted = isinstance(items, list) and all(
-            isinstance(i, str) and re.fullmatch(rule.pattern, i, re.ASCII) for i in items
-        )
-        value = tuple(items) if accepted else ()
+        value = json.loads(text)
+        value = tuple(value) if isinstance(value, list) else value
+        accepted = type(value) is type(setting.default)
+        if accepted and setting.type is not bool:
+            items = value.values() if isinstance(value, dict) else ()
+            accepted = all(map(fits, value)) and all(fits(item, accepts.value) for item in items)
     if not accepted:
         raise ValueError(text)
     return value

@@ -57,8 +57,8 @@ class Apis(pulumi.ComponentResource):
         return self._enabled[api]
 
 
-class ProjectArgs(TypedDict):
-    """What every component needs: the project, its region, its enabled APIs and its labels."""
+class Scope(TypedDict):
+    """What every component gets."""
 
     apis: Apis
     """Each resource depends on the API that creates it."""
@@ -67,3 +67,28 @@ class ProjectArgs(TypedDict):
     """Region of queues, image and service."""
     labels: Mapping[str, str]
     """Labels of everything that takes labels."""
+    queue_name: str
+    dead_letter_queue: str
+    """Full path as text, because the service is declared before the queue."""
+    service_name: str
+    handler_timeout_seconds: int
+    has_outbox: bool
+    """Whether the handler relays the outbox."""
+    audience: str
+    """Audience of the tokens. Cloud Tasks puts a token into a task when it is created, so it must not change."""
+
+
+class HandlerAccess(TypedDict):
+    """How Google's services reach the handler, and who the handler is to them."""
+
+    service_url: pulumi.Input[str]
+    """Root URL of the service."""
+    invoker_email: pulumi.Input[str]
+    """The account whose token the service accepts."""
+    handler_member: pulumi.Input[str]
+    """The account of the handler, `serviceAccount:EMAIL`."""
+
+
+def after(value: pulumi.Output[str], resources: Iterable[pulumi.CustomResource]) -> pulumi.Output[str]:
+    """The value, known when these resources exist."""
+    return pulumi.Output.all(value, *(each.id for each in resources)).apply(lambda resolved: str(resolved[0]))

@@ -14,15 +14,14 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_gcp import artifactregistry
 
-from components.apis import ProjectArgs
+from components.apis import Scope
 
 KEPT_IMAGES = 10
 """Newest images that stay in the repository, beside the one that was deployed last."""
 
 
-class HandlerImageArgs(ProjectArgs):
+class HandlerImageArgs(Scope):
     repository_name: str
-    image_name: str
     handler_context: str
     """Folder of the Dockerfile, relative to the project: an absolute path would be a change on another machine."""
     image: str
@@ -55,9 +54,8 @@ class HandlerImage(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["artifactregistry"]]),
         )
         in_repository = pulumi.ResourceOptions(parent=self, depends_on=[repository])
-        image_name = (
-            f"{args['location']}-docker.pkg.dev/{args['project']}/{args['repository_name']}/{args['image_name']}"
-        )
+        registry = f"{args['location']}-docker.pkg.dev/{args['project']}"
+        image_name = f"{registry}/{args['repository_name']}/{args['service_name']}"
         if args["image"]:
             own = f"{image_name}@{args['image'].partition('@')[2]}"
             self.digest = ImageCopy(f"{name}-copy", args["image"], own, in_repository).urn.apply(lambda _: own)
@@ -88,13 +86,8 @@ class ImageCopy(pulumi.ComponentResource):
             await copy_image(source, f"{image.partition('@')[0]}:latest")
 
         copies = pulumi.ResourceHook(name, copy)
-        hooks = pulumi.ResourceOptions(hooks=pulumi.ResourceHookBinding(before_create=[copies], before_update=[copies]))
-        super().__init__(
-            "cloud-run-tasks:index:ImageCopy",
-            name,
-            {"image": image},
-            pulumi.ResourceOptions.merge(opts, hooks),
-        )
+        opts.hooks = pulumi.ResourceHookBinding(before_create=[copies], before_update=[copies])
+        super().__init__("cloud-run-tasks:index:ImageCopy", name, {"image": image}, opts)
         self.register_outputs({})
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import pulumi
 from pulumi_gcp import cloudrunv2, projects, secretmanager, serviceaccount
 
-from components.apis import ProjectArgs
+from components.apis import Scope
 
 FINGERPRINT = "template-sha256"
 """Annotation of the service with a hash of the template that was last asked for."""
@@ -22,17 +22,13 @@ _INGRESS = {
 }
 
 
-class HandlerServiceArgs(ProjectArgs):
-    service_name: str
+class HandlerServiceArgs(Scope):
     handler_account: str
     """Id of the service account to run as."""
-    audience: str
-    """Accepted in tokens besides the service's URL, which changes with the service's name."""
     image: pulumi.Input[str]
     """The image by digest."""
     memory: str
     """Memory of one instance, such as `512Mi`."""
-    handler_timeout_seconds: int
     min_instances: int
     """Instances that are kept ready, billed while idle."""
     max_instances: int
@@ -47,10 +43,6 @@ class HandlerServiceArgs(ProjectArgs):
     """Requests that one instance handles at once."""
     max_attempts: int
     """Attempts after which the handler stores a task as a dead letter."""
-    dead_letter_queue: str
-    """Full path as text, because the queue is declared after the service."""
-    task_queue: str
-    """Full path of the main queue, which the relay sends to; empty if there is no outbox."""
     simulate_effects: bool
     """The handler only logs effects whose URL is not set."""
     environment: Mapping[str, str]
@@ -62,9 +54,9 @@ class HandlerServiceArgs(ProjectArgs):
 
 
 class HandlerService(pulumi.ComponentResource):
-    """cloud-run-tasks:index:HandlerService. Produces: Account `<name>-account`, Service `<name>`,
-    per secret a Secret, SecretVersion and SecretIamMember `<name>-<secret>`,
-    and with a Cloud SQL instance projects.IAMMember `<name>-cloud-sql`."""
+    """cloud-run-tasks:index:HandlerService. Produces: Account `<name>-account`, Service `<name>`, per secret a Secret,
+    SecretVersion and SecretIamMember `<name>-<secret>`, and with a Cloud SQL instance projects.IAMMember
+    `<name>-cloud-sql`."""
 
     service_name: pulumi.Output[str]
     """The service's name; known, as the next two, when the service runs what is declared."""
@@ -85,71 +77,86 @@ class HandlerService(pulumi.ComponentResource):
             display_name="Task Handler",
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["iam"]]),
         )
+        variables = {
+            "MAX_ATTEMPTS": str(int(args["max_attempts"])),
+            "HANDLER_TIMEOUT_SECONDS": str(int(args["handler_timeout_seconds"])),
+            "DEAD_LETTER_QUEUE": args["dead_letter_queue"],
+            "DATABASE_POOL": str(int(args["database_pool"])),
+            "SIMULATE_EFFECTS": str(args["simulate_effects"]).lower(),
+            "GOOGLE_CLOUD_PROJECT": args["project"],
+            **args["environment"],
+        }
+        if args["has_outbox"]:  # the relay sends to the main queue
+            variables["TASK_QUEUE"] = args["dead_letter_queue"].removesuffix("-dead-letters")
         environment: list[cloudrunv2.ServiceTemplateContainerEnvArgsDict] = [
-            {"name": "MAX_ATTEMPTS", "value": str(int(args["max_attempts"]))},
-            {"name": "HANDLER_TIMEOUT_SECONDS", "value": str(int(args["handler_timeout_seconds"]))},
-            {"name": "DEAD_LETTER_QUEUE", "value": args["dead_letter_queue"]},
-            {"name": "DATABASE_POOL", "value": str(int(args["database_pool"]))},
-            {"name": "SIMULATE_EFFECTS", "value": str(args["simulate_effects"]).lower()},
-            {"name": "GOOGLE_CLOUD_PROJECT", "value": args["project"]},
+            {"name": variable, "value": value} for variable, value in variables.items()
         ]
-        for variable, value in args["environment"].items():
-            environment.append({"name": variable, "value": value})
-        if args["task_queue"]:
-            environment.append({"name": "TASK_QUEUE", "value": args["task_queue"]})
         readable: list[pulumi.Resource] = []
         for variable, value in args["secrets"].items():
-            if value:
-                label = variable.lower().replace("_", "-")
-                secret = secretmanager.Secret(
-                    f"{name}-{label}",
-                    project=args["project"],
-                    # the place of a secret never changes, so another region is another secret
-                    secret_id=f"{args['service_name']}-{label}-{args['location']}",
-                    replication={"user_managed": {"replicas": [{"location": args["location"]}]}},
-                    labels=args["labels"],
-                    opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["secretmanager"]]),
-                )
-                version = secretmanager.SecretVersion(
-                    f"{name}-{label}",
-                    secret=secret.id,
-                    secret_data=value,
-                    deletion_policy="ABANDON",  # the default would destroy it, and older revisions could not start
-                    opts=child,
-                )
-                # by number: a new value makes a new revision, and an old revision keeps its own value
-                reference: cloudrunv2.ServiceTemplateContainerEnvValueSourceSecretKeyRefArgsDict = {
-                    "secret": secret.secret_id,
-                    "version": version.version,
+            if not value:
+                continue
+            label = variable.lower().replace("_", "-")
+            secret = secretmanager.Secret(
+                f"{name}-{label}",
+                project=args["project"],
+                # the place of a secret never changes, so another region is another secret
+                secret_id=f"{args['service_name']}-{label}-{args['location']}",
+                replication={"user_managed": {"replicas": [{"location": args["location"]}]}},
+                labels=args["labels"],
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["secretmanager"]]),
+            )
+            version = secretmanager.SecretVersion(
+                f"{name}-{label}",
+                secret=secret.id,
+                secret_data=value,
+                deletion_policy="ABANDON",  # the default would destroy it, and older revisions could not start
+                opts=child,
+            )
+            # by number: a new value makes a new revision, and an old revision keeps its own value
+            environment.append(
+                {
+                    "name": variable,
+                    "value_source": {"secret_key_ref": {"secret": secret.secret_id, "version": version.version}},
                 }
-                environment.append({"name": variable, "value_source": {"secret_key_ref": reference}})
-                readable.append(
-                    secretmanager.SecretIamMember(
-                        f"{name}-{label}",
-                        project=args["project"],
-                        secret_id=secret.secret_id,
-                        role="roles/secretmanager.secretAccessor",
-                        member=account.member,
-                        opts=child,
-                    )
-                )
-        database: cloudrunv2.ServiceTemplateArgsDict = {}
+            )
+            reader = secretmanager.SecretIamMember(
+                f"{name}-{label}",
+                project=args["project"],
+                secret_id=secret.secret_id,
+                role="roles/secretmanager.secretAccessor",
+                member=account.member,
+                opts=child,
+            )
+            readable.append(reader)
+        template: cloudrunv2.ServiceTemplateArgsDict = {}
         mounts: list[cloudrunv2.ServiceTemplateContainerVolumeMountArgsDict] = []
         if args["vpc_network"] or args["vpc_subnetwork"]:
-            database["vpc_access"] = {
+            template["vpc_access"] = {
                 "egress": "PRIVATE_RANGES_ONLY",
                 "network_interfaces": [
                     {"network": args["vpc_network"] or None, "subnetwork": args["vpc_subnetwork"] or None}
                 ],
             }
         if args["cloud_sql_instance"]:
-            database["volumes"] = [
+            project, _, instance = args["cloud_sql_instance"].rsplit(":", 2)
+            path = f"projects/{project}/instances/{instance}"
+            client = projects.IAMMember(
+                f"{name}-cloud-sql",
+                project=project,  # the role exists on projects alone; the condition limits it
+                role="roles/cloudsql.client",
+                member=account.member,
+                condition={
+                    "title": instance,
+                    "expression": f'resource.name == "{path}" && resource.type == "sqladmin.googleapis.com/Instance"',
+                },
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[args["apis"]["sqladmin"]]),
+            )
+            readable.append(client)
+            template["volumes"] = [
                 {"name": "cloudsql", "cloud_sql_instance": {"instances": [args["cloud_sql_instance"]]}}
             ]
             mounts = [{"name": "cloudsql", "mount_path": "/cloudsql"}]
-            readable.append(_cloud_sql_client(f"{name}-cloud-sql", args, account.member, child))
-        template: cloudrunv2.ServiceTemplateArgsDict = {
-            **database,
+        template |= {
             "labels": args["labels"],
             "service_account": account.email,
             "timeout": f"{args['handler_timeout_seconds']}s",
@@ -237,22 +244,3 @@ def _running(outputs: list[str], service: cloudrunv2.GetServiceResult, declared:
             f"gcloud run services update {service.name} {place} --revision-suffix=retry-1"
         )
     return outputs
-
-
-def _cloud_sql_client(
-    name: str, args: HandlerServiceArgs, member: pulumi.Input[str], opts: pulumi.ResourceOptions
-) -> projects.IAMMember:
-    """The right to connect to the instance. The role exists on projects alone; a condition limits it."""
-    project, _, instance = args["cloud_sql_instance"].rsplit(":", 2)
-    path = f"projects/{project}/instances/{instance}"
-    return projects.IAMMember(
-        name,
-        project=project,
-        role="roles/cloudsql.client",
-        member=member,
-        condition={
-            "title": instance,
-            "expression": f'resource.name == "{path}" && resource.type == "sqladmin.googleapis.com/Instance"',
-        },
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[args["apis"]["sqladmin"]])),
-    )

@@ -7,12 +7,12 @@ Each alert has a section in the runbook that says what to do.
 import json
 from collections.abc import Sequence
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pulumi
 from pulumi_gcp import monitoring
 
-from components.apis import ProjectArgs
+from components.apis import Scope
 
 RUNBOOK = "docs/operations.md"
 
@@ -113,11 +113,6 @@ ALERTS = (
     ),
 )
 
-_SERVICE_LOG = (
-    'resource.type="cloud_run_revision" resource.labels.location="$location" '
-    'resource.labels.service_name="$service_name"'
-)
-
 RELAY_ALERTS = (
     Alert(
         "The relay does not run",
@@ -154,23 +149,15 @@ CHARTS = (
 """Title and PromQL of each chart of the dashboard."""
 
 
-class MonitoringArgs(ProjectArgs):
-    queue_name: str
-    """The names of alerts, channels and dashboard begin with it, too."""
-    dead_letter_queue: str
-    """Full path of the dead-letter queue."""
-    service_name: str
-    handler_timeout_seconds: int
-    has_outbox: bool
-    """Whether a relay runs; then its alerts are declared, too."""
+class MonitoringArgs(Scope):
     alert_emails: Sequence[str]
     notification_channels: Sequence[str]
     """Other channels to notify, `projects/P/notificationChannels/N`."""
 
 
 class Monitoring(pulumi.ComponentResource):
-    """cloud-run-tasks:index:Monitoring. Produces: one NotificationChannel `<name>-<e-mail>` per
-    address, one AlertPolicy `<name>-<alert>` per alert, Dashboard `<name>`."""
+    """cloud-run-tasks:index:Monitoring. Produces: one NotificationChannel `<name>-<e-mail>` per address, one
+    AlertPolicy `<name>-<alert>` per alert, Dashboard `<name>`. Their titles begin with the queue's name."""
 
     dashboard_url: pulumi.Output[str]
     """The dashboard in the Google Cloud console."""
@@ -199,8 +186,11 @@ class Monitoring(pulumi.ComponentResource):
             section = alert.name.lower().replace(" ", "-")
             query = Template(alert.query).substitute(names)
             condition: monitoring.AlertPolicyConditionArgsDict = {"display_name": alert.name}
-            strategy: monitoring.AlertPolicyAlertStrategyArgsDict = {}
-            if alert.seconds:
+            strategy: monitoring.AlertPolicyAlertStrategyArgsDict | None = None
+            if not alert.seconds:
+                condition["condition_matched_log"] = {"filter": query}
+                strategy = {"notification_rate_limit": {"period": "3600s"}}
+            else:
                 condition["condition_prometheus_query_language"] = {
                     "query": query,
                     "duration": Template(f"{alert.seconds}s").substitute(names),
@@ -209,12 +199,11 @@ class Monitoring(pulumi.ComponentResource):
                     "disable_metric_validation": True,
                 }
                 if channels:
-                    strategy["notification_channel_strategies"] = [
-                        {"notification_channel_names": channels, "renotify_interval": "86400s"}
-                    ]
-            else:
-                condition["condition_matched_log"] = {"filter": query}
-                strategy["notification_rate_limit"] = {"period": "3600s"}
+                    strategy = {
+                        "notification_channel_strategies": [
+                            {"notification_channel_names": channels, "renotify_interval": "86400s"}
+                        ]
+                    }
             monitoring.AlertPolicy(
                 f"{name}-{section}",
                 project=project,
@@ -226,64 +215,43 @@ class Monitoring(pulumi.ComponentResource):
                     "mime_type": "text/markdown",
                 },
                 notification_channels=channels,
-                alert_strategy=strategy or None,
+                alert_strategy=strategy,
                 user_labels=args["labels"],
                 opts=after_apis,
             )
+        charts = {chart: {"prometheusQuery": Template(query).substitute(names)} for chart, query in CHARTS}
+        widgets = [
+            {"title": chart, "xyChart": {"dataSets": [{"timeSeriesQuery": query, "plotType": "LINE"}]}}
+            for chart, query in charts.items()
+        ]
+        grid = {"columns": "2", "widgets": widgets}  # a number as text, as the API returns it
         dashboard = monitoring.Dashboard(
             name,
             project=project,
-            dashboard_json=json.dumps({"labels": dict(args["labels"]), **_dashboard(title, names)}),
+            dashboard_json=json.dumps({"labels": dict(args["labels"]), "displayName": title, "gridLayout": grid}),
             opts=after_apis,
         )
-        self.dashboard_url = dashboard.id.apply(
-            lambda path: (
-                "https://console.cloud.google.com/monitoring/dashboards/builder/"
-                f"{path.rpartition('/')[2]}?project={project}"
-            )
-        )
+        address = "https://console.cloud.google.com/monitoring/dashboards/builder"
+        self.dashboard_url = dashboard.id.apply(lambda path: f"{address}/{path.rpartition('/')[2]}?project={project}")
         self.register_outputs({"dashboard_url": self.dashboard_url})
 
 
 def _names(args: MonitoringArgs) -> dict[str, str]:
     """The values of $names in queries: selectors of queues and service, and figures from the settings."""
+    queue, service = args["queue_name"], args["service_name"]
     dead_letters = args["dead_letter_queue"].rpartition("/")[2]
     queues = f'monitored_resource="cloud_tasks_queue",location="{args["location"]}"'
-    service = f'monitored_resource="cloud_run_revision",location="{args["location"]}"'
+    revisions = f'monitored_resource="cloud_run_revision",location="{args["location"]}"'
     # a reserved dead letter is due after the timeout and a minute; in whole minutes, plus two
     reserved = 60 * (-(-args["handler_timeout_seconds"] // 60) + 3)
     return {
-        "queue": f'{queues},queue_id="{args["queue_name"]}"',
+        "queue": f'{queues},queue_id="{queue}"',
         "dead_letters": f'{queues},queue_id="{dead_letters}"',
-        "queues": f'{queues},queue_id=~"{args["queue_name"]}|{dead_letters}"',
-        "service": f'{service},service_name="{args["service_name"]}"',
-        "service_name": args["service_name"],
-        "relay_passes": f"logging_googleapis_com:user_{args['queue_name'].replace('-', '_')}_relay_passes",
+        "queues": f'{queues},queue_id=~"{queue}|{dead_letters}"',
+        "service": f'{revisions},service_name="{service}"',
+        "service_name": service,
+        "relay_passes": f"logging_googleapis_com:user_{queue.replace('-', '_')}_relay_passes",
         "location": args["location"],
         "reserved": str(reserved),
         "slow_milliseconds": str(args["handler_timeout_seconds"] * 800),
-    }
-
-
-def _dashboard(title: str, names: dict[str, str]) -> dict[str, Any]:
-    """The dashboard in the API's form; numbers are text, because the API returns them as text."""
-    return {
-        "displayName": title,
-        "gridLayout": {
-            "columns": "2",
-            "widgets": [
-                {
-                    "title": chart,
-                    "xyChart": {
-                        "dataSets": [
-                            {
-                                "timeSeriesQuery": {"prometheusQuery": Template(query).substitute(names)},
-                                "plotType": "LINE",
-                            }
-                        ]
-                    },
-                }
-                for chart, query in CHARTS
-            ],
-        },
     }

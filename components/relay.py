@@ -7,26 +7,15 @@ succeeded, so that an alert can tell when there are none.
 import pulumi
 from pulumi_gcp import cloudscheduler, cloudtasks, logging
 
-from components.apis import ProjectArgs
+from components.apis import HandlerAccess, Scope
 
 PASS_DEADLINE_SECONDS = 60
 """A pass reads no more rows after 40 s."""
 
 
-class RelayArgs(ProjectArgs):
+class RelayArgs(Scope, HandlerAccess):
     queue: pulumi.Input[str]
-    """Short name of the main queue; known when the queue can be used."""
-    queue_name: str
-    """The same as text. The names of job and metric begin with it."""
-    service_name: str
-    service_url: pulumi.Input[str]
-    """Root URL of the handler."""
-    audience: str
-    """Audience of the job's token."""
-    invoker_email: pulumi.Input[str]
-    """Account whose token the job sends."""
-    handler_member: pulumi.Input[str]
-    """Account of the handler, `serviceAccount:EMAIL`."""
+    """Name of the main queue; known when the queue can be used."""
 
 
 class Relay(pulumi.ComponentResource):

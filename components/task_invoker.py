@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_gcp import cloudrunv2, serviceaccount
 
-from components.apis import ProjectArgs
+from components.apis import Scope, after
 
 
-class TaskInvokerArgs(ProjectArgs):
+class TaskInvokerArgs(Scope):
     invoker_account: str
     """Id of the service account."""
     invoker_display_name: str
-    service_name: pulumi.Input[str]
+    service: pulumi.Input[str]
     """The Cloud Run service that the account may invoke."""
     producers: Sequence[str]
     producers_act_as_invoker: bool
@@ -24,9 +24,8 @@ class TaskInvokerArgs(ProjectArgs):
 
 
 class TaskInvoker(pulumi.ComponentResource):
-    """cloud-run-tasks:index:TaskInvoker. Produces: Account `<name>`, ServiceIamMember `<name>-run`,
-    and if producers act as the invoker
-    one serviceaccount.IAMMember `<name>-user-<member>` per producer."""
+    """cloud-run-tasks:index:TaskInvoker. Produces: Account `<name>`, ServiceIamMember `<name>-run`, and if producers
+    act as the invoker one serviceaccount.IAMMember `<name>-user-<member>` per producer."""
 
     email: pulumi.Output[str]
     """The account's e-mail; known when the account may invoke the service."""
@@ -49,7 +48,7 @@ class TaskInvoker(pulumi.ComponentResource):
             f"{name}-run",
             project=args["project"],
             location=args["location"],
-            name=args["service_name"],
+            name=args["service"],
             role="roles/run.invoker",
             member=account.member,
             opts=child,
@@ -64,7 +63,6 @@ class TaskInvoker(pulumi.ComponentResource):
             )
             for member in (args["producers"] if args["producers_act_as_invoker"] else ())
         ]
-        self.email = pulumi.Output.all(account.email, binding.id).apply(lambda resolved: str(resolved[0]))
-        grants = [user.id for user in users]
-        self.producers_email = pulumi.Output.all(self.email, *grants).apply(lambda resolved: str(resolved[0]))
+        self.email = after(account.email, [binding])
+        self.producers_email = after(self.email, users)
         self.register_outputs({"email": self.email, "producers_email": self.producers_email})

@@ -11,15 +11,14 @@ from urllib.parse import urlsplit
 import pulumi
 from pulumi_gcp import cloudtasks
 
-from components.apis import ProjectArgs
+from components.apis import HandlerAccess, Scope, after
 
 DEAD_LETTERS_PER_SECOND = 5.0
 """Low, because a replay adds to the load of the main queue."""
 _DEAD_LETTER_ROLES = ("enqueuer", "taskDeleter", "viewer")
 
 
-class TaskQueueArgs(ProjectArgs):
-    queue_name: str
+class TaskQueueArgs(Scope, HandlerAccess):
     max_dispatches_per_second: float
     max_concurrent_dispatches: int
     max_attempts: int
@@ -31,28 +30,17 @@ class TaskQueueArgs(ProjectArgs):
     max_doublings: int
     attempt_log_ratio: float
     """Share of tasks that Cloud Tasks logs, 0 to 1."""
+    handler_path: str
+    """Path that every task is sent to, whatever its URL; if empty, each task keeps its own."""
     producers: Sequence[str]
     """Members that may create tasks."""
-    dead_letter_queue: str
-    """Full path of the dead-letter queue."""
     dead_letter_concurrency: int
     """Dead letters that a replay sends at once."""
-    service_url: pulumi.Input[str]
-    """Root URL of the service. Every task is sent there, whatever URL it carries."""
-    handler_path: str
-    """Path that every task is sent to; if empty, each task keeps its own."""
-    invoker_email: pulumi.Input[str]
-    """The account whose token every task carries."""
-    audience: str
-    """Audience of the tokens. Cloud Tasks puts a token into a task when it is created, so it must not change."""
-    handler_member: pulumi.Input[str]
-    """The handler's account, `serviceAccount:EMAIL`, which stores and deletes dead letters."""
 
 
 class TaskQueue(pulumi.ComponentResource):
-    """cloud-run-tasks:index:TaskQueue. Produces: Queue `<name>`, Queue `<name>-dead-letters`,
-    QueueIamMember `<name>-dead-letters-<role>` three times, and
-    `<name>-enqueuer-<member>` per producer."""
+    """cloud-run-tasks:index:TaskQueue. Produces: Queue `<name>`, Queue `<name>-dead-letters`, QueueIamMember
+    `<name>-dead-letters-<role>` three times, and `<name>-enqueuer-<member>` per producer."""
 
     path: pulumi.Output[str]
     """`projects/P/locations/L/queues/Q`; known when the producers may add tasks."""
@@ -154,9 +142,9 @@ class TaskQueue(pulumi.ComponentResource):
             )
             for member in args["producers"]
         ]
-        self.dead_letter_path = _once(dead_letters.id, handler_grants)
-        self.name = _once(queue.name, handler_grants)
-        self.path = _once(queue.id, [*handler_grants, *grants])
+        self.dead_letter_path = after(dead_letters.id, handler_grants)
+        self.name = after(queue.name, handler_grants)
+        self.path = after(queue.id, [*handler_grants, *grants])
         self.register_outputs({"path": self.path, "dead_letter_path": self.dead_letter_path})
 
 
@@ -180,11 +168,6 @@ def _paused(path: str, state: str | None) -> str:
             "  Then run: pulumi up --refresh"
         )
     return name
-
-
-def _once(value: pulumi.Output[str], grants: Sequence[cloudtasks.QueueIamMember]) -> pulumi.Output[str]:
-    """The value, known when the grants exist."""
-    return pulumi.Output.all(value, *(grant.id for grant in grants)).apply(lambda resolved: str(resolved[0]))
 
 
 def _override(service_url: str, path: str) -> cloudtasks.QueueHttpTargetUriOverrideArgsDict:

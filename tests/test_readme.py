@@ -29,7 +29,9 @@ def test_every_setting_that_is_set_exists_and_is_encrypted_if_it_is_a_secret() -
     pages = "".join(page.read_text() for page in DOCS)
     commands = re.findall(r"^\$ pulumi config set (--secret|--path)? ?'?(\w[\w:]*)", pages, re.MULTILINE)
     assert len(commands) > 10
-    assert [key for flag, key in commands if key != "gcp:project" and SETTINGS[key].rule.secret != secret[flag]] == []
+    assert [
+        key for flag, key in commands if key != "gcp:project" and SETTINGS[key].accepts.secret != secret[flag]
+    ] == []
 
 
 def test_the_readme_links_to_every_page() -> None:

@@ -94,11 +94,11 @@ def json_value(value: object, text: str) -> object:
 def test_a_refused_text_is_named_with_its_key_and_a_remedy_that_works(key: str, text: str) -> None:
     line = finding(**{key: text})
     what, _, remedy = line.rpartition("; ")
-    shown = "(secret)" if SETTINGS[key].rule.secret else repr(text)
+    shown = "(secret)" if SETTINGS[key].accepts.secret else repr(text)
     assert what.startswith(f"{PROJECT}:{key} = {shown}: must be ")
     match shlex.split(remedy.partition(": ")[2]):
         case ["pulumi", "config", "set", *secret, "--path", path, item] if path.startswith(f"{key}."):
-            assert bool(secret) is SETTINGS[key].rule.secret
+            assert bool(secret) is SETTINGS[key].accepts.secret
             parse(**{key: json.dumps({path.partition(".")[2]: item})})
         case ["pulumi", "config", "set", "--path", path, item]:
             assert path == f"{key}[0]"
@@ -235,7 +235,7 @@ def test_an_encrypted_text_is_not_repeated(key: str) -> None:
 
 
 def test_the_longest_name_of_a_queue_leaves_room_for_its_dead_letter_queue() -> None:
-    path = parse(queueName="q" * 87, region="europe-west1").dead_letter_queue
+    path = parse(queueName="q" * 87, region="europe-west1").shared["dead_letter_queue"]
     assert path == f"projects/shop-project/locations/europe-west1/queues/{'q' * 87}-dead-letters"
     assert len(path.rpartition("/")[2]) == 100
 

@@ -1,7 +1,11 @@
 """docs/settings.md: what a stack may set, as settings.py states it."""
 
+import ast
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
+import settings
 from settings import SETTINGS, as_text
 
 PAGE = """\
@@ -23,7 +27,18 @@ def page() -> str:
 def _rows() -> Iterator[str]:
     yield "| setting | default | accepts | meaning |"
     yield "| --- | --- | --- | --- |"
+    meanings = dict(_docstrings())
     for key, setting in SETTINGS.items():
-        default = as_text(setting.rule.default)
+        default = as_text(setting.default)
         shown = f"`{default}`" if default else ""
-        yield f"| `{key}` | {shown} | {setting.accepts} | {setting.rule.meaning} |"
+        secret = " (secret)" if setting.accepts.secret else ""
+        yield f"| `{key}` | {shown} | {setting.words} | {meanings[setting.name]}{secret} |"
+
+
+def _docstrings() -> Iterator[tuple[str, str]]:
+    """Each field of settings.py with the docstring below it."""
+    for node in ast.walk(ast.parse(Path(settings.__file__).read_text())):
+        for field, text in pairwise(node.body) if isinstance(node, ast.ClassDef) else ():
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                    yield name, " ".join(meaning.split()).removesuffix(".")
