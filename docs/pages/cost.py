@@ -1,4 +1,4 @@
-"""What a month costs, calculated: orders a day -> billed quantities -> US dollars.
+"""What a month costs, calculated: tasks -> billed quantities -> US dollars.
 
 `python -m docs.pages.cost ORDERS_A_DAY...` prints a column for each number.
 Contains the price list, the assumptions and the formula. Leaves out what depends on the shop (database, mail,
@@ -9,20 +9,38 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-PRICES_OF = "2025"
-"""Year of the list prices. Cloud Run: us-central1, billed per request."""
-
-MILLION, GIBI, DAY = 10**6, 2**30, 24 * 3600
+MILLION, GIBI = 10**6, 2**30
 MONTH_DAYS = 30
+MONTH_SECONDS = MONTH_DAYS * 24 * 3600
 TASKS_AN_ORDER = 3
 QUEUE_LIMIT = 500
 """Highest dispatch rate of one queue, per second."""
+EXAMPLES = (10**3, 10**6, 10**9)
+"""Tasks a month in the columns of docs/cost.md."""
+
+ATTEMPTS = 1.01
+"""Attempts per task: one task in a hundred needs a second attempt."""
+TASK_BYTES = 1024
+ATTEMPT_SECONDS = 0.2
+"""Duration of an attempt: a mail or a call to the warehouse. Billed in steps of 0.1 s."""
+CPUS, MEMORY_GIBIBYTES = 1, 0.5
+CONCURRENCY = 20
+"""Requests per instance at once; Cloud Run starts another instance at 60 % of that."""
+LOG_BYTES = 1024
+"""Billed size of one log entry, with the resource's labels."""
+LOG_RATIO = 1
+"""Setting attemptLogRatio."""
+IMAGE_GIGABYTES = 10 * 0.1
+"""Images that are kept, counted as if they shared no layer."""
+PEAK = 3
+"""Tasks in the busiest second, divided by those in an average second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(NamedTuple):
+    """A list price of 2025. Cloud Run: us-central1, billed per request."""
+
     dollars: float
     """Price of one unit beyond the free units."""
     free: float
@@ -41,120 +59,50 @@ LOG_GIBIBYTE = Price(0.50, 50)
 IMAGE_GIGABYTE = Price(0.10, 0.5)
 
 
-@dataclass(frozen=True, slots=True)
-class Assumptions:
-    attempts: float = 1.01
-    """Attempts per task: one task in a hundred needs a second attempt."""
-    task_bytes: int = 1024
-    seconds: float = 0.2
-    """Duration of an attempt: a mail or a call to the warehouse."""
-    cpus: float = 1
-    memory_gibibytes: float = 0.5
-    concurrency: int = 20
-    """Requests per instance at once; Cloud Run starts another instance at 60 % of that."""
-    log_bytes: int = 1024
-    """Billed size of one log entry, with the resource's labels."""
-    log_ratio: float = 1
-    """Setting attemptLogRatio."""
-    images: int = 10
-    """Images kept, counted as if they shared no layer."""
-    image_gigabytes: float = 0.1
-    peak: float = 3
-    """Tasks in the busiest second, divided by those in an average second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Month:
-    """A month of evenly spread tasks. Bursts cost less, because their requests share instances."""
-
-    tasks: float
-    assumptions: Assumptions = Assumptions()
-
-    @classmethod
-    def of_orders(cls, a_day: int) -> "Month":
-        return cls(max(1, a_day) * MONTH_DAYS * TASKS_AN_ORDER)
-
-    @property
-    def attempts(self) -> float:
-        return self.tasks * self.assumptions.attempts
-
-    @property
-    def rate(self) -> float:
-        """Attempts a second."""
-        return self.attempts / (MONTH_DAYS * DAY)
-
-    @property
-    def operations(self) -> float:
-        return (self.tasks + self.attempts) * math.ceil(self.assumptions.task_bytes / (32 * 1024))
-
-    @property
-    def instances(self) -> float:
-        """Average number of busy instances.
-
-        Time is billed in steps of 0.1 s. Requests arrive independently: if n are in progress on average, none is in
-        progress for a share exp(-n) of the time.
-        """
-        under_way = self.rate * math.ceil(self.assumptions.seconds * 10) / 10
-        return max(1 - math.exp(-under_way), under_way / (0.6 * self.assumptions.concurrency))
-
-    @property
-    def instance_seconds(self) -> float:
-        return self.instances * MONTH_DAYS * DAY
-
-    @property
-    def log_gibibytes(self) -> float:
-        """Entries per attempt: handler 1, Cloud Run 1, Cloud Tasks 2; per creation, Cloud Tasks 1."""
-        entries = 2 * self.attempts + self.assumptions.log_ratio * (self.tasks + 2 * self.attempts)
-        return entries * self.assumptions.log_bytes / GIBI
-
-    def dollars(self) -> dict[str, float]:
-        seconds = self.instance_seconds
-        compute = CPU_SECOND.of(seconds * self.assumptions.cpus) + GIBIBYTE_SECOND.of(
-            seconds * self.assumptions.memory_gibibytes
-        )
-        return {
-            "Cloud Tasks": OPERATION.of(self.operations),
-            "Cloud Run, requests": REQUEST.of(self.attempts),
-            "Cloud Run, time": compute,
-            "Logging": LOG_GIBIBYTE.of(self.log_gibibytes),
-            "Artifact Registry": IMAGE_GIGABYTE.of(self.assumptions.images * self.assumptions.image_gigabytes),
-        }
-
-    @property
-    def queues(self) -> int:
-        """Queues needed so that no task waits in the busiest second."""
-        return max(1, math.ceil(self.rate * self.assumptions.peak / QUEUE_LIMIT))
-
-
-EXAMPLES = [Month(10**3), Month(10**6), Month(10**9)]
-"""The columns of docs/cost.md."""
-
-
-def table(months: Sequence[Month]) -> str:
-    """A Markdown table with a column per month."""
-    dollars = [month.dollars() for month in months]
-    rows = {
-        "tasks a month": [f"{month.tasks:,.0f}" for month in months],
-        "orders a day": [f"{month.tasks / TASKS_AN_ORDER / MONTH_DAYS:,.0f}" for month in months],
-        "operations of Cloud Tasks": [f"{month.operations:,.0f}" for month in months],
-        "requests to Cloud Run": [f"{month.attempts:,.0f}" for month in months],
-        "seconds of an instance": [f"{month.instance_seconds:,.0f}" for month in months],
-        "GiB of logs": [f"{month.log_gibibytes:,.2f}" for month in months],
-        **{name: [f"${each[name]:,.2f}" for each in dollars] for name in dollars[0]},
-        "**a month**": [f"**${sum(each.values()):,.2f}**" for each in dollars],
-        "a million tasks": [
-            f"${sum(each.values()) / month.tasks * MILLION:,.2f}" for each, month in zip(dollars, months, strict=True)
-        ],
-        "attempts a second, on average": [f"{month.rate:,.3g}" for month in months],
-        "of one queue's 500": [f"{month.rate / QUEUE_LIMIT:.2%}" for month in months],
-        "queues that the busiest second fills": [f"{month.queues}" for month in months],
+def month(tasks: float) -> dict[str, str]:
+    """A column of the table: a month of evenly spread tasks. Bursts cost less, because requests share instances."""
+    attempts = tasks * ATTEMPTS
+    rate = attempts / MONTH_SECONDS
+    operations = (tasks + attempts) * math.ceil(TASK_BYTES / (32 * 1024))
+    # requests arrive independently: if n are in progress on average, none is for a share exp(-n) of the time
+    under_way = rate * math.ceil(ATTEMPT_SECONDS * 10) / 10
+    seconds = MONTH_SECONDS * max(1 - math.exp(-under_way), under_way / (0.6 * CONCURRENCY))
+    # per attempt: handler 1, Cloud Run 1, Cloud Tasks 2; per creation: Cloud Tasks 1
+    logs = (2 * attempts + LOG_RATIO * (tasks + 2 * attempts)) * LOG_BYTES / GIBI
+    dollars = {
+        "Cloud Tasks": OPERATION.of(operations),
+        "Cloud Run, requests": REQUEST.of(attempts),
+        "Cloud Run, time": CPU_SECOND.of(seconds * CPUS) + GIBIBYTE_SECOND.of(seconds * MEMORY_GIBIBYTES),
+        "Logging": LOG_GIBIBYTE.of(logs),
+        "Artifact Registry": IMAGE_GIGABYTE.of(IMAGE_GIGABYTES),
     }
-    lines = [[name, *cells] for name, cells in rows.items()]
+    total = sum(dollars.values())
+    return {
+        "tasks a month": f"{tasks:,.0f}",
+        "orders a day": f"{tasks / TASKS_AN_ORDER / MONTH_DAYS:,.0f}",
+        "operations of Cloud Tasks": f"{operations:,.0f}",
+        "requests to Cloud Run": f"{attempts:,.0f}",
+        "seconds of an instance": f"{seconds:,.0f}",
+        "GiB of logs": f"{logs:,.2f}",
+        **{name: f"${price:,.2f}" for name, price in dollars.items()},
+        "**a month**": f"**${total:,.2f}**",
+        "a million tasks": f"${total / tasks * MILLION:,.2f}",
+        "attempts a second, on average": f"{rate:,.3g}",
+        "of one queue's 500": f"{rate / QUEUE_LIMIT:.2%}",
+        "queues that the busiest second fills": str(max(1, math.ceil(rate * PEAK / QUEUE_LIMIT))),
+    }
+
+
+def table(months: Sequence[float] = EXAMPLES) -> str:
+    """A Markdown table with a column for each number of tasks a month."""
+    columns = [month(tasks) for tasks in months]
+    lines = [[name, *(column[name] for column in columns)] for name in columns[0]]
     lines.insert(1, ["---", *["---:"] * len(months)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
-    orders = argparse.ArgumentParser(description="Print what a month costs.")
-    orders.add_argument("orders", type=int, nargs="+", metavar="ORDERS_A_DAY")
-    sys.stdout.write(f"{table([Month.of_orders(count) for count in orders.parse_args().orders])}\n")
+    parser = argparse.ArgumentParser(description="Print what a month costs.")
+    parser.add_argument("orders", type=int, nargs="+", metavar="ORDERS_A_DAY")
+    months = [max(1, orders) * TASKS_AN_ORDER * MONTH_DAYS for orders in parser.parse_args().orders]
+    sys.stdout.write(f"{table(months)}\n")

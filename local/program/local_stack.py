@@ -44,7 +44,7 @@ def local_configuration(stack: str, overrides: Mapping[str, str]) -> tuple[dict[
             variables["secrets" if secret else "environment"][name] = _local_value(need)
     texts |= {f"{PROJECT}:{whole}": json.dumps(values) for whole, values in variables.items() if values}
     placeholders = {f"{PROJECT}:{key}": text for key, text in PLACEHOLDERS.items()}
-    secret_keys = {f"{PROJECT}:{key}" for key, setting in settings.items() if setting.rule.secret}
+    secret_keys = {f"{PROJECT}:{key}" for key, setting in settings.items() if setting.accepts.secret}
     secret_texts = {key: text for key, text in texts.items() if key in secret_keys}
     plain = {key: text for key, text in texts.items() if key not in secret_keys}
     return plain, {**placeholders, **secret_texts}
