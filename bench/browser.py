@@ -1,22 +1,17 @@
 """Chromium with the operator's page of a local cloud: for its benchmark, its screenshots and its tests."""
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from bench.rows import ROOT, MissingToolError, Tool
+from bench.rows import MissingToolError, Tool
+from tests.local.running import PATIENCE, running
 
 _NAMES = ("chromium", "google-chrome", "chromium-browser")
 CHROMIUM = Tool("Chromium", ("chromium", "--version"), "apt-get install chromium")
-PATIENCE = 60
-"""Seconds."""
 
 
 @contextmanager
@@ -36,16 +31,8 @@ def browser() -> Iterator[Browser]:
 @contextmanager
 def local_page(*options: str) -> Iterator[tuple[Page, Mapping[str, str]]]:
     """Run `local up` with these options, and open its page. Yields that and the cloud's addresses."""
-    up = (sys.executable, "-m", "local", "up", "--json", "--port", "0", *options)
-    cloud = subprocess.Popen(up, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert cloud.stdout is not None
-    try:
-        at = json.loads(cloud.stdout.readline())
-        with browser() as chromium:
-            page = chromium.new_context(viewport={"width": 1000, "height": 700}).new_page()
-            page.set_default_timeout(PATIENCE * 1000)
-            page.goto(at["page"])
-            yield page, at
-    finally:
-        cloud.send_signal(signal.SIGINT)
-        cloud.wait(PATIENCE)
+    with running(*options) as cloud, browser() as chromium:
+        page = chromium.new_context(viewport={"width": 1000, "height": 700}).new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        page.goto(cloud.at["page"])
+        yield page, cloud.at

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from bench.rows import ROOT, Row, Tool, in_turn, show
+from bench.rows import ROOT, Row, Tool, in_turn
 from tests.postgresql import server
 
 PYTHON = str(ROOT / "handler/.venv/bin/python")
@@ -58,8 +58,13 @@ VARIABLES = {
     "GOOGLE_CLOUD_PROJECT": "shop",
     "SIMULATE_EFFECTS": "true",
 }
+WAREHOUSE = "require('http').createServer((q, a) => q.resume().on('end', () => a.writeHead(204).end())).listen(%d)"
+"""Answers 204 to everything."""
 ORDERS = 60_000
 """Committed before the load: more than the handler can process in SECONDS."""
+
+
+Process = subprocess.Popen[bytes]
 
 
 class Run(NamedTuple):
@@ -75,7 +80,8 @@ class Run(NamedTuple):
 
 def main() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        _hold_to_one_contract(Path(folder))
+        answers = [_answers_and_lines(side, Path(folder)) for side in (HANDLER, EXPRESS)]
+        assert answers[0] == answers[1], "the two sides differ in an answer or in a log line"
         ours, theirs = in_turn(lambda: _run(HANDLER, Path(folder)), lambda: _run(EXPRESS, Path(folder)))
         yield Row("handler: throughput", "orders/s", "≥", 1.7, [r.rate for r in ours], [r.rate for r in theirs])
         yield Row("handler: 99th percentile", "ms", "≤", 0.5, [r.p99 for r in ours], [r.p99 for r in theirs])
@@ -101,26 +107,29 @@ def _run(command: Sequence[str], folder: Path) -> Run:
 def _with_effects(command: Sequence[str], action: str, postgresql: str, folder: Path) -> float:
     """Orders a second whose effects happened, on a new database."""
     url = f"{postgresql}bench"
-    with _warehouse(folder) as warehouse:
-        variables = {
-            **VARIABLES,
-            "DATABASE_URL": url,
-            "DATABASE_POOL": "4",
-            "WAREHOUSE_URL": warehouse if action == "notify_warehouse" else "",
-            "WAREHOUSE_SECRET": "a-secret-of-the-warehouse",
-        }
-        _run_sql(postgresql + "postgres", "DROP DATABASE IF EXISTS bench", "CREATE DATABASE bench")
-        subprocess.run([PYTHON, "-m", "order_handler.schema"], env={**os.environ, **variables}, check=True)
-        _run_sql(
-            url,
-            f"INSERT INTO orders SELECT 'ORD-' || i FROM generate_series(1, {ORDERS}) i",
-            f"INSERT INTO order_lines SELECT 'ORD-' || i, 'SKU-' || i, 1 FROM generate_series(1, {ORDERS}) i",
-            f"INSERT INTO stock SELECT 'SKU-' || i, 10 FROM generate_series(1, {ORDERS}) i",
-            "ANALYZE",
-        )
-        with _serving(command, variables, folder):
-            rate, _ = _load(SECONDS, action)
-        [done] = _run_sql(url, "SELECT count(*) FROM effects WHERE done_at IS NOT NULL")
+    variables = {
+        **VARIABLES,
+        "DATABASE_URL": url,
+        "DATABASE_POOL": "4",
+        "WAREHOUSE_URL": f"http://127.0.0.1:{PORT + 1}/" if action == "notify_warehouse" else "",
+        "WAREHOUSE_SECRET": "a-secret-of-the-warehouse",
+    }
+    _run_sql(postgresql + "postgres", "DROP DATABASE IF EXISTS bench", "CREATE DATABASE bench")
+    subprocess.run([PYTHON, "-m", "order_handler.schema"], env={**os.environ, **variables}, check=True)
+    _run_sql(
+        url,
+        f"INSERT INTO orders SELECT 'ORD-' || i FROM generate_series(1, {ORDERS}) i",
+        f"INSERT INTO order_lines SELECT 'ORD-' || i, 'SKU-' || i, 1 FROM generate_series(1, {ORDERS}) i",
+        f"INSERT INTO stock SELECT 'SKU-' || i, 10 FROM generate_series(1, {ORDERS}) i",
+        "ANALYZE",
+    )
+    warehouse = ["node", "-e", WAREHOUSE % (PORT + 1)]
+    with (
+        _started(CALLER_CORE, warehouse, {}, folder / "warehouse.log"),
+        _serving(command, variables, folder),
+    ):
+        rate, _ = _load(SECONDS, action)
+    [done] = _run_sql(url, "SELECT count(*) FROM effects WHERE done_at IS NOT NULL")
     assert done >= rate * SECONDS * 0.99, f"only {done} effects happened"
     return rate
 
@@ -133,50 +142,43 @@ def _run_sql(url: str, *statements: str) -> list[int]:
 
 
 @contextmanager
-def _warehouse(folder: Path) -> Iterator[str]:
-    """A server that answers 204 to everything, on the callers' core."""
-    program = "require('http').createServer((q, a) => q.resume().on('end', () => a.writeHead(204).end())).listen(%d)"
-    with (folder / "warehouse.log").open("wb") as log:
+def _started(core: int, command: Sequence[str], variables: Mapping[str, str], log: Path) -> Iterator[Process]:
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", str(CALLER_CORE), "node", "-e", program % (PORT + 1)], stdout=log, stderr=log
+            ["taskset", "-c", str(core), *command], cwd=ROOT, env={**os.environ, **variables}, stdout=output
         )
         try:
-            yield f"http://127.0.0.1:{PORT + 1}/"
+            yield process
         finally:
             process.terminate()
             process.wait()
 
 
 @contextmanager
-def _serving(
-    command: Sequence[str], variables: Mapping[str, str], folder: Path
-) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+def _serving(command: Sequence[str], variables: Mapping[str, str], folder: Path) -> Iterator[tuple[Process, float]]:
     """A new server process, and the milliseconds until its first answer."""
-    with (folder / "log").open("wb") as log:
-        begin = time.perf_counter()
-        process = subprocess.Popen(
-            ["taskset", "-c", str(SERVER_CORE), *command], cwd=ROOT, env={**os.environ, **variables}, stdout=log
-        )
-        try:
-            while not _answers():
-                if process.poll() is not None:
-                    raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
-                time.sleep(0.001)
-            yield process, (time.perf_counter() - begin) * 1000
-        finally:
-            process.terminate()
-            process.wait()
+    begin = time.perf_counter()
+    with _started(SERVER_CORE, command, variables, folder / "log") as process:
+        while not _answers():
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
+            time.sleep(0.001)
+        yield process, (time.perf_counter() - begin) * 1000
 
 
 def _answers() -> bool:
-    connection = HTTPConnection("127.0.0.1", PORT)
     try:
-        connection.request("GET", "/")
-        return connection.getresponse().status == 200
+        return _call("GET", "/")[0] == 200
     except OSError:
         return False
-    finally:
-        connection.close()
+
+
+def _call(method: str, path: str, body: str = "", headers: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Status, media type and text of an answer."""
+    with closing(HTTPConnection("127.0.0.1", PORT)) as connection:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.headers["Content-Type"].partition(";")[0], response.read().decode()
 
 
 def _load(seconds: int, action: str = "update_inventory") -> tuple[float, float]:
@@ -188,12 +190,6 @@ def _load(seconds: int, action: str = "update_inventory") -> tuple[float, float]
     went = json.loads(ended.stdout.splitlines()[-1])
     assert went["failed"] == 0, f"{went['failed']} of {went['orders']} orders failed"
     return went["orders"] / went["seconds"], went["p99"]
-
-
-def _hold_to_one_contract(folder: Path) -> None:
-    """AssertionError unless both sides answer and log alike."""
-    ours, theirs = _answers_and_lines(HANDLER, folder), _answers_and_lines(EXPRESS, folder)
-    assert ours == theirs, "the two sides differ in an answer or in a log line"
 
 
 def _answers_and_lines(command: Sequence[str], folder: Path) -> list[Any]:
@@ -214,16 +210,9 @@ def _answers_and_lines(command: Sequence[str], folder: Path) -> list[Any]:
     answers: list[Any] = []
     with _serving(command, VARIABLES, folder):
         for body, headers in requests:
-            connection = HTTPConnection("127.0.0.1", PORT)
-            connection.request("POST", "/process-order", json.dumps(body), headers)
-            response = connection.getresponse()
-            answers.append((response.status, response.headers["Content-Type"].partition(";")[0], json.load(response)))
-            connection.close()
+            status, media_type, text = _call("POST", "/process-order", json.dumps(body), headers)
+            answers.append((status, media_type, json.loads(text)))
     lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
     orders = [{name: line[name] for name in line if name != "time"} for line in lines if "status" in line]
     assert len(orders) == len(requests)
     return answers + orders
-
-
-if __name__ == "__main__":
-    show(main())

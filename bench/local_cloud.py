@@ -1,177 +1,116 @@
 """The local cloud against what a queue declares: rate, latency, depth, memory and start.
 
-Rate and latency: a queue of 5, 50 or 500/s with a backlog sends to a real handler through the front door. At least 100
-dispatches after the first burst are timed. The latency of a dispatch runs from the time at which the queue may start it
-to the time at which its request is made.
-Depth: 100,000 tasks wait for tomorrow. Meanwhile a client with 64 calls in flight creates other tasks over gRPC, and
+Rate and latency: a queue of 5, 50 or 500/s with a backlog sends to a real handler, at a path that it answers with 404,
+so that the tasks stay and tell when they were dispatched. At least 100 dispatches after the first burst are timed. A dispatch is late by what it comes after the earliest schedule at the declared rate.
+Depth: 100,000 tasks wait for tomorrow. Meanwhile a client with 64 calls in flight creates other tasks over gRPC; and
 tasks are dispatched without their HTTP requests, in turn with an empty queue. CreateTask shall create tasks four times
 as fast as a queue can dispatch them, 500/s.
 Start: from `python -m local up` to its line of addresses.
-Threats to validity: a handler that answers without reading the request; effects that wait (they are simulated); tasks
-due now among the waiting ones; bytecode that is not yet compiled.
+Threats to validity: a dispatch is noted up to a millisecond after the queue allowed it, so a window that is above by
+less than one dispatch does not count; tasks due now among the waiting ones; bytecode that is not yet compiled.
 """
 
 import asyncio
 import contextlib
 import itertools
+import json
 import math
-import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import grpc
-from aiohttp import web
 from google.cloud.tasks_v2 import types
 
-from bench.rows import ROOT, RUNS, Row, Tool, in_turn, show
-from local.cloud_run.front_door import FrontDoor, Service
-from local.cloud_run.instances import Instances
-from local.cloud_run.runtime import Processes
-from local.cloud_tasks.api import Api
-from local.cloud_tasks.attempt import Attempt
-from local.cloud_tasks.batches import Batches
-from local.cloud_tasks.dispatch import Dispatcher
-from local.cloud_tasks.listener import Listener
+from bench.rows import RUNS, Row, in_turn
 from local.cloud_tasks.messages import Message, QueueMessage
 from local.cloud_tasks.schedule import RateLimits
 from local.cloud_tasks.store import Store
 from local.cloud_tasks.tasks import CloudTasks
-from local.faults import Faults
-from local.identity import Identity, new_key
-from local.ports import listen
+from tests.local.running import LocalCloud, request, running, wait_for
 
-TOOLS: Sequence[Tool] = ()
+TOOLS = ()
 
 RATES = {5: 100, 50: 200, 500: 1000}
 """Dispatches a second -> number of dispatches to measure after the burst."""
 WAITING, CREATED, DISPATCHED = 100_000, 6000, 5000
 AT_ONCE, BATCH = 64, 100
-
-PARENT = "projects/shop/locations/us-central1"
-QUEUE = f"{PARENT}/queues/q"
-ACCOUNT = "invoker@shop.iam.gserviceaccount.com"
-ENVIRONMENT = {
-    "SIMULATE_EFFECTS": "true",
-    "MAX_ATTEMPTS": "5",
-    "HANDLER_TIMEOUT_SECONDS": "300",
-    "DEAD_LETTER_QUEUE": f"{QUEUE}-dead-letters",
-    "GOOGLE_CLOUD_PROJECT": "shop",
-}
-BODY = b'{"orderId":"ORD-2026-10483","action":"send_confirmation","customerEmail":"ada@example.com"}'
+QUEUE = "projects/shop/locations/us-central1/queues/q"
+TOMORROW = time.time() + 24 * 3600
 
 
 def main() -> Iterator[Row]:
+    starts: list[float] = []
     for rate, count in RATES.items():
-        runs = [asyncio.run(_dispatch(rate, count)) for _ in range(RUNS)]
-        errors = [abs(_achieved(moments, rate) / rate - 1) * 100 for moments, _ in runs]
-        above = [_most_above(moments, rate) for moments, _ in runs]
+        runs = [_dispatches(rate, count, starts) for _ in range(RUNS)]
+        errors = [abs(_achieved(moments, rate) / rate - 1) * 100 for moments in runs]
         yield Row(f"queue of {rate}/s: dispatches a second, off by", "%", "≤", 2, errors)
+        above = [_most_above(moments, rate) for moments in runs]
         yield Row(f"queue of {rate}/s: most above burst + rate x t in a window", "", "≤", 0, above)
         if rate == 50:
-            waits = [median(waits[_burst(rate) :]) * 1000 for _, waits in runs]
-            yield Row("due to dispatch at 50/s, median", "ms", "≤", 5, waits)
-    with _served() as (port, pid):
-        one_by_one = [asyncio.run(_create(port, 1)) for _ in range(RUNS)]
-        batches = [asyncio.run(_create(port, BATCH)) for _ in range(RUNS)]
-        yield Row(f"CreateTask beside {WAITING:,} waiting tasks", "tasks/s", "≥", 2000, one_by_one)
-        yield Row(f"BatchCreateTasks of {BATCH} beside {WAITING:,}", "tasks/s", "≥", 10_000, batches)
-        yield Row(f"memory with {WAITING:,} waiting tasks and these", "MiB", "≤", 250, [_memory(pid)])
+            yield Row("due to dispatch at 50/s, median", "ms", "≤", 5, [_late(moments, rate) for moments in runs])
+    with running() as cloud:
+        asyncio.run(_create(cloud, BATCH, WAITING))
+        one_by_one = [asyncio.run(_create(cloud, 1, CREATED)) for _ in range(RUNS)]
+        batches = [asyncio.run(_create(cloud, BATCH, CREATED)) for _ in range(RUNS)]
+        pages = int(Path(f"/proc/{cloud.process.pid}/statm").read_text().split()[1])
+    yield Row(f"CreateTask beside {WAITING:,} waiting tasks", "tasks/s", "≥", 2000, one_by_one)
+    yield Row(f"BatchCreateTasks of {BATCH} beside {WAITING:,}", "tasks/s", "≥", 10_000, batches)
+    memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    yield Row(f"memory of `local up` with {WAITING:,} waiting tasks and these", "MiB", "≤", 250, [memory])
     with _queue(WAITING) as deep, _queue(0) as empty:
         ours, theirs = in_turn(lambda: _time_dispatches(deep), lambda: _time_dispatches(empty))
-        yield Row(f"a dispatch beside {WAITING:,} waiting tasks, and beside none", "us", "≤", 1.1, ours, theirs)
-    yield Row("`local up` to its addresses", "s", "≤", 2.5, [_time_start() for _ in range(RUNS)])
+    yield Row(f"a dispatch beside {WAITING:,} waiting tasks, and beside none", "us", "≤", 1.1, ours, theirs)
+    yield Row("`local up` to its addresses", "s", "≤", 2.5, starts)
 
 
-class _Clock:
-    """Real time; remembers its first reading since `first` was cleared."""
+def _dispatches(rate: int, count: int, starts: list[float]) -> list[float]:
+    """Returns when a queue with this rate dispatched each task, burst included, and notes the cloud's start."""
+    settings = {
+        "maxDispatchesPerSecond": rate,
+        "maxConcurrentDispatches": 200,
+        "minBackoffSeconds": 3600,
+        "maxBackoffSeconds": 3600,
+        "maxInstances": 1,
+        "containerConcurrency": 250,
+    }
+    begin = time.perf_counter()
+    with running(*(f"--config={key}={value}" for key, value in settings.items())) as cloud:
+        starts.append(time.perf_counter() - begin)
+        queue = f"{cloud.at['tasks_rest']}/v2/{cloud.at['queue']}"
+        request(f"{cloud.at['service_url']}/", headers={"Authorization": f"Bearer {cloud.token()}"})  # starts a handler
+        request(f"{queue}:pause", b"{}")
+        asyncio.run(_create(cloud, 1, _burst(rate) + count, due=0))
+        request(f"{queue}:resume", b"{}")
+        moments: list[float] = []
 
-    def __init__(self) -> None:
-        self.first: float | None = None
+        def all_dispatched() -> bool:
+            tasks = list(_tasks(queue))
+            moments[:] = sorted(
+                datetime.fromisoformat(task["firstAttempt"]["dispatchTime"]).timestamp()
+                for task in tasks
+                if "firstAttempt" in task
+            )
+            return len(moments) == len(tasks)
 
-    def __call__(self) -> float:
-        now = time.time()
-        self.first = self.first or now
-        return now
-
-
-class _Tasks(CloudTasks):
-    """Records when each dispatch starts, and when it was due."""
-
-    def __init__(self, store: Store, listener: Listener) -> None:
-        self.clock = _Clock()
-        super().__init__(store, self.clock, lambda *_: True, (listener,))
-        self.over = asyncio.Event()
-        """Set when no task is left."""
-        self.moments: list[float] = []
-        self.due: dict[str, float] = {}
-
-    def start_attempts(self, path: str) -> list[Attempt]:
-        due = self.next_dispatch(path)
-        self.clock.first = None
-        started = super().start_attempts(path)
-        if due is not None and self.clock.first is not None:
-            self.moments += [self.clock.first] * len(started)
-            self.due |= dict.fromkeys((attempt.task for attempt in started), due)
-        return started
-
-    def end_attempt(self, attempt: Attempt, status: int) -> None:
-        assert status == 200, f"the handler answered {status}"
-        super().end_attempt(attempt, status)
-        if not self.queues.busy():
-            self.over.set()
+        time.sleep(count / rate)
+        wait_for(all_dispatched, lambda: f"only {len(moments)} tasks were dispatched")
+    return moments
 
 
-class _Dispatcher(Dispatcher):
-    """Records how long after its due time each request is made."""
-
-    def __init__(self, identity: Identity, faults: Faults) -> None:
-        super().__init__(identity, time.time, faults)
-        self.waits: list[float] = []
-        self.due: dict[str, float] = {}
-
-    async def _request(self, attempt: Attempt) -> tuple[int, str]:
-        self.waits.append(time.time() - self.due[attempt.task])
-        return await super()._request(attempt)
-
-
-async def _dispatch(rate: int, count: int) -> tuple[list[float], list[float]]:
-    """Returns when each dispatch started, and how long after its due time its request was made; burst included."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        store = stack.enter_context(contextlib.closing(Store(folder / "state.sqlite")))
-        listener = stack.enter_context(listen(0, "the service"))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        identity = Identity("http://issuer.example", "shop", [ACCOUNT], new_key(), time.time)
-        dispatcher = _Dispatcher(identity, Faults(None, folder / "faults"))
-        tasks = _Tasks(store, dispatcher)
-        limits = types.RateLimits(max_dispatches_per_second=rate, max_concurrent_dispatches=200)
-        tasks.queues.declare(types.Queue.pb(types.Queue(name=QUEUE, rate_limits=limits, state="PAUSED")), ())
-        for number in range(_burst(rate) + count):
-            tasks.create_task(_task(str(number), url))
-        runtime = Processes(ROOT / "handler")
-        instances = Instances(runtime, ENVIRONMENT, max_instances=1, concurrency=200)
-        service = Service("handler", 300, 1, 200, ENVIRONMENT, frozenset([f"serviceAccount:{ACCOUNT}"]))
-        door = FrontDoor(service, url, identity, instances)
-        runner = web.AppRunner(door.application(), access_log=None)
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        dispatcher.due = tasks.due
-        dispatcher.start(tasks)
-        async with instances.slot():  # the handler is up before the first dispatch
-            tasks.queues.resume_queue(types.ResumeQueueRequest.pb()(name=QUEUE))
-            await tasks.over.wait()
-        await dispatcher.stop()
-        await instances.stop()
-        await door.close()
-        await runner.cleanup()
-        return tasks.moments, dispatcher.waits
+def _tasks(queue: str) -> Iterator[dict[str, Any]]:
+    token = ""
+    while True:
+        page = json.loads(request(f"{queue}/tasks?pageSize=1000&pageToken={token}")[1])
+        yield from page.get("tasks", [])
+        token = page.get("nextPageToken")
+        if not token:
+            return
 
 
 def _burst(rate: int) -> int:
@@ -184,141 +123,79 @@ def _achieved(moments: Sequence[float], rate: int) -> float:
     return (len(after) - 1) / (after[-1] - after[0])
 
 
+def _late(moments: Sequence[float], rate: int) -> float:
+    """Median milliseconds of a dispatch after the earliest schedule, once the burst is over."""
+    starts = [moment - number / rate for number, moment in enumerate(moments[_burst(rate) :])]
+    return (median(starts) - min(starts)) * 1000
+
+
 def _most_above(moments: Sequence[float], rate: int) -> int:
-    """Returns by how many dispatches the fullest window exceeds burst + rate x t; 0 if no window does."""
-    lowest, most = float("inf"), 0
-    for count, moment in enumerate(moments):
-        level = count - rate * (moment - moments[0])
-        lowest = min(lowest, level)
-        most = max(most, math.ceil(level - lowest + 1 - _burst(rate) - 1e-3))
-    return most
+    """Returns by how many whole dispatches the fullest window exceeds burst + rate x t; 0 if no window does."""
+    levels = [number - rate * (moment - moments[0]) for number, moment in enumerate(moments)]
+    lowest = itertools.accumulate(levels, min)
+    return max(0, *(math.floor(level - low + 1 - _burst(rate)) for level, low in zip(levels, lowest, strict=True)))
 
 
-def _task(task_id: str, url: str = "http://127.0.0.1:1", due: float = 0) -> Message:
-    """Returns a CreateTask request such as the producer's, due at this time."""
+def _task(queue: str, due: float = 0) -> Message:
+    """Returns a CreateTask request such as the producer's."""
+    url = "https://handler.invalid/process-order"
     http = {
-        "url": f"{url}/process-order",
+        "url": url,
         "headers": {"Content-Type": "application/json"},
-        "body": BODY,
-        "oidc_token": {"service_account_email": ACCOUNT, "audience": url},
+        "body": b'{"orderId":"ORD-X","action":"update_inventory"}',
     }
-    task = {"name": f"{QUEUE}/tasks/{task_id}", "http_request": http, "schedule_time": {"seconds": int(due)}}
-    return types.CreateTaskRequest.pb()(parent=QUEUE, task=task)
+    task = {
+        "name": f"{queue}/tasks/{time.monotonic_ns()}",
+        "http_request": http,
+        "schedule_time": {"seconds": int(due)},
+    }
+    return types.CreateTaskRequest.pb()(parent=queue, task=task)
 
 
-def _fill(tasks: CloudTasks, store: Store, waiting: int) -> None:
-    """Creates this many tasks that are due tomorrow."""
-    with store.transaction():
-        for number in range(waiting):
-            tasks.create_task(_task(f"w{number}", due=_tomorrow()))
-
-
-def _serve(folder: str, ready: Any) -> None:  # noqa: ANN401 - a connection
-    """Serves Cloud Tasks with WAITING tasks until the process is killed."""
-
-    async def serve() -> None:
-        store = Store(Path(folder) / "state.sqlite")
-        tasks = CloudTasks(store, time.time, lambda *_: True)
-        tasks.queues.declare(QueueMessage(name=QUEUE, state=types.Queue.State.PAUSED), ())
-        _fill(tasks, store, WAITING)
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        server.add_generic_rpc_handlers(Api(tasks, Batches(tasks, store, time.time)).grpc_handlers())
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        ready.send(port)
-        await server.wait_for_termination()
-
-    asyncio.run(serve())
-
-
-@contextlib.contextmanager
-def _served() -> Iterator[tuple[int, int]]:
-    """Yields the port and process id of a service with WAITING tasks."""
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    with tempfile.TemporaryDirectory() as folder:
-        process = spawn.Process(target=_serve, args=(folder, there))
-        process.start()
-        try:
-            assert process.pid is not None
-            yield here.recv(), process.pid
-        finally:
-            process.kill()
-            process.join()
-
-
-async def _create(port: int, batch: int) -> float:
-    """Returns tasks created a second, with this many in one call."""
-    tasks = [_task(f"{time.time_ns()}-{number}", due=_tomorrow()) for number in range(CREATED)]
-    if batch == 1:
-        name, calls = "CreateTask", [task.SerializeToString() for task in tasks]
-    else:
+async def _create(cloud: LocalCloud, batch: int, count: int, due: float = TOMORROW) -> float:
+    """Creates tasks with `batch` of them in a call, and returns tasks a second."""
+    queue = cloud.at["queue"]
+    requests = [_task(queue, due) for _ in range(count)]
+    name = "CreateTask"
+    if batch > 1:
         name = "BatchCreateTasks"
-        batches = [tasks[start : start + batch] for start in range(0, CREATED, batch)]
-        calls = [types.BatchCreateTasksRequest.pb()(parent=QUEUE, requests=b).SerializeToString() for b in batches]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        groups = [requests[start : start + batch] for start in range(0, count, batch)]
+        requests = [types.BatchCreateTasksRequest.pb()(parent=queue, requests=group) for group in groups]
+    async with grpc.aio.insecure_channel(cloud.at["tasks_grpc"]) as channel:
         call: Any = channel.unary_unary(f"/google.cloud.tasks.v2.CloudTasks/{name}")
-        routing = (("x-goog-request-params", f"parent={QUEUE}"),)
-        await call(calls.pop(), metadata=routing)
-        left = iter(calls)
+        routing = (("x-goog-request-params", f"parent={queue}"),)
+        left = iter([each.SerializeToString() for each in requests])
+        await call(next(left), metadata=routing)
 
         async def work() -> None:
-            for request in left:
-                await call(request, metadata=routing)
+            for each in left:
+                await call(each, metadata=routing)
 
         start = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-        return batch * len(calls) / (time.perf_counter() - start)
+        return (count - batch) / (time.perf_counter() - start)
 
 
 @contextlib.contextmanager
 def _queue(waiting: int) -> Iterator[CloudTasks]:
     """Yields a queue in this process with this many tasks that are due tomorrow."""
+    later = itertools.count(time.time(), 0.01)  # advances at each reading, so that no rate limit delays a dispatch
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Store(Path(folder) / "state.sqlite")) as store:
-        tasks = CloudTasks(store, _later(), lambda *_: True)
+        tasks = CloudTasks(store, later.__next__, lambda *_: True)
         tasks.queues.declare(QueueMessage(name=QUEUE), ())
-        _fill(tasks, store, waiting)
+        with store.transaction():
+            for _ in range(waiting):
+                tasks.create_task(_task(QUEUE, TOMORROW))
         yield tasks
-
-
-def _later() -> Callable[[], float]:
-    """Returns a clock that advances 10 ms at each reading, so that no rate limit delays a dispatch."""
-    return itertools.count(time.time(), 0.01).__next__
 
 
 def _time_dispatches(tasks: CloudTasks) -> float:
     """Returns the microseconds that one dispatch and its answer take."""
-    for number in range(DISPATCHED):
-        tasks.create_task(_task(f"{time.time_ns()}-{number}"))
+    for _ in range(DISPATCHED):
+        tasks.create_task(_task(QUEUE))
     start, left = time.perf_counter(), DISPATCHED
     while left:
         for attempt in tasks.start_attempts(QUEUE):
             tasks.end_attempt(attempt, 200)
             left -= 1
     return (time.perf_counter() - start) / DISPATCHED * 1e6
-
-
-def _time_start() -> float:
-    """Returns the seconds until a new local cloud prints its addresses."""
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "local", "up", "--json", "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        seconds = time.perf_counter() - start
-        process.terminate()
-    return seconds
-
-
-def _tomorrow() -> float:
-    return time.time() + 24 * 3600
-
-
-def _memory(pid: int) -> float:
-    """Returns the process's resident memory in MiB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-if __name__ == "__main__":
-    show(main())

@@ -28,7 +28,7 @@ from order_handler.outbox import Relay
 from order_tasks import OrderTasks, outbox
 from sqlalchemy import create_engine, insert
 
-from bench.rows import ROOT, RUNS, Row, in_turn, show
+from bench.rows import ROOT, RUNS, Row, in_turn
 from tests.local.cloud_tasks.serving import LOCATION, Serving
 from tests.postgresql import server
 
@@ -106,7 +106,3 @@ async def _relay(url: str) -> float:
         await relay.close()
     assert done.sent == ROWS
     return ROWS / seconds
-
-
-if __name__ == "__main__":
-    show(main())

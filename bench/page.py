@@ -13,7 +13,7 @@ from statistics import quantiles
 from playwright.sync_api import Page, expect
 
 from bench.browser import CHROMIUM, local_page
-from bench.rows import ROOT, Row, in_turn, show
+from bench.rows import ROOT, Row, in_turn
 
 TOOLS = (CHROMIUM,)
 WAITING, DEAD = 10_000, 1000
@@ -53,7 +53,3 @@ def fill(at: Mapping[str, str], queue: str, count: int) -> None:
             f"{at['tasks_rest']}/v2/{at[queue]}{call}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         urllib.request.urlopen(request, timeout=60).close()
-
-
-if __name__ == "__main__":
-    show(main())

@@ -25,7 +25,7 @@ from google.cloud.tasks_v2 import CloudTasksClient, CreateTaskRequest, HttpMetho
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from order_tasks import NEW_ORDER_ACTIONS, AsyncOrderTasks, Config, Order, OrderTasks
 
-from bench.rows import Row, in_turn, show
+from bench.rows import Row, in_turn
 
 TOOLS = ()
 
@@ -136,7 +136,3 @@ def _serve(ready: Connection) -> None:
         await server.wait_for_termination()
 
     asyncio.run(serve())
-
-
-if __name__ == "__main__":
-    show(main())

@@ -7,7 +7,6 @@ other load on the machine affects both.
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,23 +99,6 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
     )
-
-
-def show(rows: Iterable[Row]) -> None:
-    """Prints the table of one benchmark and the targets that it misses."""
-    try:
-        measured = list(rows)
-    except MissingToolError as error:
-        sys.exit(str(error))
-    sys.stdout.write(f"{table(measured)}\n\n{verdict(measured)}\n")
-
-
-def verdict(rows: Sequence[Row]) -> str:
-    """Returns how many targets are met, and a line for each target that is missed."""
-    missed = [row for row in rows if not row.met]
-    lines = [f"{len(rows) - len(missed)} of {len(rows)} targets are met."]
-    lines += [f"- Missed: {row.name}: {spread(row.judged)}, target {row.target}." for row in missed]
-    return "\n".join(lines)
 
 
 def figure(number: float) -> str:

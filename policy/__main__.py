@@ -7,6 +7,7 @@ Google's resources, not our components. A value that a preview does not know yet
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from pulumi_policy import (
@@ -196,25 +197,24 @@ def no_default_account(resource: Resource) -> Iterator[str]:
 def no_plain_secret(resource: Resource) -> Iterator[str]:
     """Secrets come from Secret Manager: every viewer of the project can read variables, arguments and headers."""
     for path, value in parts(resource.properties):
+        named: list[tuple[object, object]] = []
         if isinstance(value, Mapping):
-            name, text = value.get("name", value.get("key")), value.get("value")
-            if isinstance(text, str) and isinstance(name, str) and _secret(name, text):
-                yield f"{path} has {name} in plain text"
+            named = [(value.get("name", value.get("key")), value.get("value"))]
         elif isinstance(value, list) and re.search(r"\.(args|commands?)$", path):
-            for index, (flag, text) in enumerate(zip(value, [*value[1:], ""], strict=True)):
-                split = isinstance(flag, str) and isinstance(text, str) and re.fullmatch(r"--?[\w-]+", flag)
-                if split and not text.startswith("-") and _secret(flag, text):
-                    yield f"{path}[{index + 1}] is the value of {flag} in plain text"
-        elif isinstance(value, str) and re.search(r"\.(headers?\.|(args|commands?)\[)", path):
+            named = [(flag, text) for flag, text in pairwise(value) if str(flag)[:1] == "-" != str(text)[:1]]
+        elif isinstance(value, str) and re.search(r"\.(args|commands?)\[|\.headers?\.", path):
             assigned = re.search(r"^-{0,2}([\w-]+)[=:](\S+)", value)
-            if (assigned and _secret(assigned[1], assigned[2])) or re.search(r"\.(Authorization|Cookie)$", path):
-                yield f"{path} has a secret in plain text"
-        if isinstance(value, str) and re.search(r"\.(envs|args|commands?)\[", path) and SECRET_TEXT.search(value):
+            named = [(path.rpartition(".")[2], value), *([(assigned[1], assigned[2])] if assigned else [])]
+        has_secret = any(
+            isinstance(name, str) and isinstance(text, str) and _secret(name, text) for name, text in named
+        )
+        is_read = isinstance(value, str) and re.search(r"\.(envs|args|commands?)\[", path)
+        if has_secret or (is_read and SECRET_TEXT.search(value)):
             yield f"{path} has a secret in plain text"
 
 
 def _secret(name: str, text: str) -> bool:
-    """Whether a variable or flag of this name holds a secret, and not the path of one."""
+    """Whether a variable, flag or header of this name holds a secret, and not the path of one."""
     is_path = text.startswith("/") and re.search(r"(file|path)$", name, re.IGNORECASE)
     return bool(text and SECRET_NAME.search(name) and not is_path)
 

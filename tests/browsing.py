@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
-from bench.browser import PATIENCE
+from tests.local.running import PATIENCE
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_a_miss_is_told_and_only_what_was_not_measured_fails(
     monkeypatch.setitem(sys.modules, "bench.fake", module)
     monkeypatch.setattr(bench, "BENCHMARKS", ("fake",))
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "RESULTS.md")
-    assert bench.main() == code
+    assert bench.main([]) == code
     text = capsys.readouterr().out
     assert set(printed) <= set(text.splitlines())
     assert (tmp_path / "RESULTS.md").read_text() == text

@@ -8,6 +8,7 @@ import pytest
 from local.program import PROJECT, evaluate, stack_configuration
 from local.sinks.effects import PLACEHOLDERS
 from policy.__main__ import (
+    LIMITS,
     POLICIES,
     QUEUE,
     SERVICE,
@@ -34,12 +35,14 @@ POOL = "principalSet://iam.googleapis.com/projects/1/locations/global/workloadId
 A = "serviceAccount:a@p.iam.gserviceaccount.com"
 SECRET_MEMBER = "gcp:secretmanager/secretIamMember:SecretIamMember"
 ANNOTATION = "run.googleapis.com/invoker-iam-disabled"
-UNLISTED = "not listed for it"
-ENV = "template.containers[0].envs[1]"
-SCHEDULED = "httpTarget.headers.Authorization"
+CONTAINER = "template.containers[0]"
+ENV = f"{CONTAINER}.envs[1]"
+ONE_INSTANCE = 'resource.name == "projects/p/instances/i"'
 DEFAULT = "123-compute@developer.gserviceaccount.com"
 PATH = "projects/p/locations/l/queues/q"
 JOB = "gcp:cloudrunv2/job:Job"
+SCHEDULED = "gcp:cloudscheduler/job:Job"
+V1_SERVICE = "gcp:cloudrun/service:Service"
 LIMITED: dict[str, Any] = {
     "project": "p",
     "location": "l",
@@ -63,221 +66,187 @@ def variable(name: str, value: object) -> dict[str, Any]:
     return running(envs=[{"name": "FIRST", "value": "1"}, {"name": name, "value": value}])
 
 
+def sql_client(condition: object) -> dict[str, Any]:
+    return {"role": "roles/cloudsql.client", "member": A, "condition": condition}
+
+
 def without(path: str) -> dict[str, Any]:
     section, _, figure = path.partition(".")
     return {**LIMITED, section: {key: value for key, value in LIMITED[section].items() if key != figure}}
 
 
-OF_RESOURCE: list[tuple[Callable[[Resource], Iterator[str]], str, dict[str, Any], list[str]]] = [
-    (no_public_access, MEMBER, {"member": "allUsers"}, ["member grants access to everybody"]),
-    (
-        no_public_access,
-        MEMBER,
-        {"members": ["user:a@b.c", "allAuthenticatedUsers"]},
-        ["members[1] grants access to everybody"],
-    ),
-    (
-        no_public_access,
-        "gcp:storage/x:X",
-        {"roleEntities": ["READER:allUsers"]},
-        ["roleEntities[0] grants access to everybody"],
-    ),
-    (
-        no_public_access,
-        "gcp:x/y:Y",
-        {"policyData": '{"members":["allUsers"]}'},
-        ["policyData grants access to everybody"],
-    ),
-    (no_public_access, MEMBER, {"member": "user:allUsers@b.c", "description": "not for allUsers"}, []),
-    (no_public_access, MEMBER, {"member": UNKNOWN}, []),
+UNLISTED_KINDS = (
+    *("gcp:projects/iAMBinding:IAMBinding", "gcp:projects/iAMPolicy:IAMPolicy", "gcp:cloudrun/iamMember:IamMember"),
+    *("gcp:folder/iAMMember:IAMMember", "gcp:organizations/iAMMember:IAMMember", "gcp:storage/x:BucketIAMMember"),
+    *("gcp:cloudrunv2/x:ServiceIamBinding", "gcp:cloudrunv2/x:ServiceIamPolicy", "gcp:cloudrunv2/x:JobIamMember"),
+    *("gcp:secretmanager/x:SecretIamBinding", "gcp:cloudtasks/x:QueueIamPolicy"),
+)
+REFUSED: list[tuple[Callable[[Resource], Iterator[str]], str, dict[str, Any], str]] = [
+    (no_public_access, MEMBER, {"member": "allUsers"}, "member grants access to everybody"),
+    (no_public_access, MEMBER, {"members": ["user:a@b.c", "allAuthenticatedUsers"]}, "members[1] grants access"),
+    (no_public_access, "gcp:storage/x:X", {"roleEntities": ["READER:allUsers"]}, "roleEntities[0] grants access"),
+    (no_public_access, "gcp:x/y:Y", {"policyData": '{"members":["allUsers"]}'}, "policyData grants access"),
+    (invoker_check_on, SERVICE, {"invokerIamDisabled": True}, "invokerIamDisabled switches the check of the caller"),
     (
         invoker_check_on,
-        SERVICE,
-        {"invokerIamDisabled": True},
-        ["invokerIamDisabled switches the check of the caller off"],
+        V1_SERVICE,
+        {"metadata": {"annotations": {ANNOTATION: "true"}}},
+        f"metadata.annotations.{ANNOTATION}",
     ),
-    (invoker_check_on, SERVICE, {"invokerIamDisabled": False}, []),
-    (invoker_check_on, SERVICE, {"invokerIamDisabled": UNKNOWN}, []),
-    (invoker_check_on, SERVICE, {}, []),
+    (
+        invoker_check_on,
+        V1_SERVICE,
+        {"template": {"annotations": {ANNOTATION: "true"}}},
+        f"template.annotations.{ANNOTATION}",
+    ),
     (
         image_by_digest,
         SERVICE,
         running(image="host/image:latest"),
-        ["template.containers[0].image = 'host/image:latest' is an image by tag"],
+        f"{CONTAINER}.image = 'host/image:latest' is an image by tag",
     ),
     (
         image_by_digest,
         JOB,
         {"template": running(image="image")},
-        ["template.template.containers[0].image = 'image' is an image by tag"],
+        f"template.{CONTAINER}.image = 'image' is an image by tag",
     ),
-    (image_by_digest, SERVICE, running(image="host/image:latest@sha256:0123"), []),
-    (image_by_digest, SERVICE, running(image=UNKNOWN), []),
-    (
-        no_default_account,
-        SERVICE,
-        {"template": {"containers": []}},
-        ["template names no service account, so its containers run as the default compute account"],
-    ),
+    (no_default_account, SERVICE, {"template": {"containers": []}}, "template names no service account"),
     (
         no_default_account,
         SERVICE,
         {"template": {"containers": [], "serviceAccount": DEFAULT}},
-        ["template.serviceAccount is a default account"],
+        "template.serviceAccount is a default",
     ),
-    (no_default_account, MEMBER, {"member": f"serviceAccount:{DEFAULT}"}, ["member is a default account"]),
-    (no_default_account, SERVICE, {"template": {"containers": [], "serviceAccount": UNKNOWN}}, []),
-    (no_default_account, SERVICE, {"template": {"spec": {"containers": [], "serviceAccountName": "a@b"}}}, []),
-    (no_default_account, SERVICE, running(), []),
+    (no_default_account, MEMBER, {"member": f"serviceAccount:{DEFAULT}"}, "member is a default account"),
     *(
-        (invoker_check_on, "gcp:cloudrun/service:Service", {where: {"annotations": {ANNOTATION: "true"}}}, [found])
-        for where, found in (
-            ("metadata", f"metadata.annotations.{ANNOTATION} switches the check of the caller off"),
-            ("template", f"template.annotations.{ANNOTATION} switches the check of the caller off"),
-        )
-    ),
-    (invoker_check_on, "gcp:cloudrun/service:Service", {"metadata": {"annotations": {ANNOTATION: "false"}}}, []),
-    *(
-        (grants_by_list, PROJECT_MEMBER, {"role": role, "member": A}, [f"IAMMember grants {role}, which is {UNLISTED}"])
-        for role in (
-            *("roles/run.invoker", "roles/run.servicesInvoker", "roles/run.admin", "roles/owner", "roles/editor"),
-            *("roles/iam.serviceAccountUser", "roles/iam.serviceAccountTokenCreator", "roles/cloudtasks.admin"),
-            *("roles/iam.serviceAccountOpenIdTokenCreator", "roles/secretmanager.secretAccessor", "roles/run.viewer"),
-            *("roles/iam.workloadIdentityUser", "projects/p/roles/custom", "organizations/1/roles/custom"),
-        )
+        (grants_by_list, type_, {"role": role, "member": A}, f"grants {role}, which is not listed for it")
+        for type_, roles in {
+            PROJECT_MEMBER: """roles/run.invoker roles/run.servicesInvoker roles/run.admin roles/run.viewer roles/owner
+                roles/editor roles/iam.serviceAccountUser roles/iam.serviceAccountTokenCreator roles/cloudtasks.admin
+                roles/iam.serviceAccountOpenIdTokenCreator roles/secretmanager.secretAccessor
+                roles/iam.workloadIdentityUser projects/p/roles/custom organizations/1/roles/custom""",
+            MEMBER: "roles/run.admin roles/run.servicesInvoker",
+            QUEUE_MEMBER: "roles/cloudtasks.admin roles/owner",
+            ACCOUNT_MEMBER: """roles/iam.serviceAccountTokenCreator roles/iam.serviceAccountOpenIdTokenCreator
+                roles/iam.serviceAccountKeyAdmin roles/iam.workloadIdentityUser""",
+        }.items()
+        for role in roles.split()
     ),
     *(
-        (grants_by_list, type_, {"role": role, "member": A}, [f"{kind} grants {role}, which is {UNLISTED}"])
-        for type_, kind, role in (
-            (MEMBER, "ServiceIamMember", "roles/run.admin"),
-            (MEMBER, "ServiceIamMember", "roles/run.servicesInvoker"),
-            (QUEUE_MEMBER, "QueueIamMember", "roles/cloudtasks.admin"),
-            (QUEUE_MEMBER, "QueueIamMember", "roles/owner"),
-            (ACCOUNT_MEMBER, "IAMMember", "roles/iam.serviceAccountTokenCreator"),
-            (ACCOUNT_MEMBER, "IAMMember", "roles/iam.serviceAccountOpenIdTokenCreator"),
-            (ACCOUNT_MEMBER, "IAMMember", "roles/iam.serviceAccountKeyAdmin"),
-            (ACCOUNT_MEMBER, "IAMMember", "roles/iam.workloadIdentityUser"),
-        )
-    ),
-    *(
-        (grants_by_list, type_, {"role": "roles/run.invoker", "member": A}, [f"{kind} is not a listed kind of grant"])
-        for type_, kind in (
-            ("gcp:projects/iAMBinding:IAMBinding", "IAMBinding"),
-            ("gcp:projects/iAMPolicy:IAMPolicy", "IAMPolicy"),
-            ("gcp:folder/iAMMember:IAMMember", "IAMMember"),
-            ("gcp:organizations/iAMMember:IAMMember", "IAMMember"),
-            ("gcp:cloudrunv2/serviceIamBinding:ServiceIamBinding", "ServiceIamBinding"),
-            ("gcp:cloudrunv2/serviceIamPolicy:ServiceIamPolicy", "ServiceIamPolicy"),
-            ("gcp:cloudrun/iamMember:IamMember", "IamMember"),
-            ("gcp:cloudrunv2/jobIamMember:JobIamMember", "JobIamMember"),
-            ("gcp:secretmanager/secretIamBinding:SecretIamBinding", "SecretIamBinding"),
-            ("gcp:cloudtasks/queueIamPolicy:QueueIamPolicy", "QueueIamPolicy"),
-            ("gcp:storage/bucketIAMMember:BucketIAMMember", "BucketIAMMember"),
-        )
+        (grants_by_list, type_, {"role": "roles/run.invoker", "member": A}, "is not a listed kind of grant")
+        for type_ in UNLISTED_KINDS
     ),
     *(
         (
             grants_by_list,
             type_,
-            {"role": role, "member": member, "condition": {"expression": 'resource.name == "projects/p/instances/i"'}},
-            [f"{type_.rpartition(':')[2]} grants {role} to {member}, which is not a listed kind of member"],
+            {"role": role, "member": member, "condition": {"expression": ONE_INSTANCE}},
+            f"to {member}, which",
         )
-        for type_, role, member in (
-            *((MEMBER, "roles/run.invoker", m) for m in ("user:a@b.c", "group:a@b.c", "domain:b.c", f"{POOL}/group/g")),
-            (MEMBER, "roles/run.invoker", "deleted:serviceAccount:a@b.c?uid=1"),
-            (SECRET_MEMBER, "roles/secretmanager.secretAccessor", "group:a@b.c"),
-            (QUEUE_MEMBER, "roles/cloudtasks.enqueuer", "domain:b.c"),
-            (QUEUE_MEMBER, "roles/cloudtasks.enqueuer", f"{POOL}/*"),
-            (ACCOUNT_MEMBER, "roles/iam.serviceAccountUser", f"{POOL}/*"),
-            (PROJECT_MEMBER, "roles/cloudsql.client", "user:a@b.c"),
+        for type_, role, members in (
+            (MEMBER, "roles/run.invoker", ("user:a@b.c", "group:a@b.c", "domain:b.c", f"{POOL}/group/g")),
+            (MEMBER, "roles/run.invoker", ("deleted:serviceAccount:a@b.c?uid=1",)),
+            (SECRET_MEMBER, "roles/secretmanager.secretAccessor", ("group:a@b.c",)),
+            (QUEUE_MEMBER, "roles/cloudtasks.enqueuer", ("domain:b.c", f"{POOL}/*")),
+            (ACCOUNT_MEMBER, "roles/iam.serviceAccountUser", (f"{POOL}/*",)),
+            (PROJECT_MEMBER, "roles/cloudsql.client", ("user:a@b.c",)),
         )
+        for member in members
     ),
-    (
-        grants_by_list,
-        PROJECT_MEMBER,
-        {"role": "roles/cloudsql.client", "member": A, "condition": {"expression": "true"}},
-        ["IAMMember grants roles/cloudsql.client on every instance of a project, without a condition that names one"],
+    (grants_by_list, PROJECT_MEMBER, sql_client({"expression": "true"}), "on every instance of a project"),
+    (no_account_key, "gcp:serviceaccount/key:Key", {}, "a key of a service account is created"),
+    (no_account_key, "gcp:storage/hmacKey:HmacKey", {}, "a key of a service account is created"),
+    *(
+        (no_plain_secret, SERVICE, variable(name, "x"), f"{ENV} has a secret")
+        for name in ("DB_PASSWORD", "client_secret", "API_KEY", "SMTP_PWD", "PGPASSFILE_PASSPHRASE", "PASSWORD_FILE")
     ),
     *(
-        (grants_by_list, PROJECT_MEMBER, {"role": "roles/cloudsql.client", "member": A, "condition": condition}, [])
-        for condition in (UNKNOWN, {"expression": UNKNOWN}, {"expression": 'resource.name == "projects/p/instances/i"'})
-    ),
-    (grants_by_list, QUEUE_MEMBER, {"role": "roles/cloudtasks.enqueuer", "member": f"{POOL}/attribute.a/b"}, []),
-    (grants_by_list, MEMBER, {"role": UNKNOWN, "member": UNKNOWN}, []),
-    (grants_by_list, "gcp:projects/iAMCustomRole:IAMCustomRole", {"permissions": ["run.jobs.run"]}, []),
-    (no_account_key, "gcp:serviceaccount/key:Key", {}, ["a key of a service account is created"]),
-    (no_account_key, "gcp:storage/hmacKey:HmacKey", {}, ["a key of a service account is created"]),
-    (no_account_key, "gcp:serviceaccount/account:Account", {}, []),
-    *(
-        (no_plain_secret, SERVICE, variable(*each), [f"template.containers[0].envs[1] has {each[0]} in plain text"])
-        for each in (
-            ("DB_PASSWORD", "x"),
-            ("client_secret", "x"),
-            ("API_KEY", "x"),
-            ("SMTP_PWD", "x"),
-            ("PGPASSFILE_PASSPHRASE", "x"),
-        )
-    ),
-    *(
-        (no_plain_secret, type_, declared, [f"{path} has a secret in plain text"])
-        for type_, declared, path in (
-            (SERVICE, variable("DATABASE_URL", "postgresql://shop:hunter2@db/orders"), f"{ENV}.value"),
-            (SERVICE, variable("DATABASE_URL", "postgresql://db/orders?user=a&password=hunter2"), f"{ENV}.value"),
-            (SERVICE, variable("DATABASE_URL", "postgresql://db/orders?sslpassword=hunter2"), f"{ENV}.value"),
-            (SERVICE, variable("CONNECTION", "host=db password=hunter2"), f"{ENV}.value"),
-            (SERVICE, variable("CONFIG", '{"password": "hunter2"}'), f"{ENV}.value"),
-            (SERVICE, variable("CONFIG", "-----BEGIN RSA PRIVATE KEY-----\n"), f"{ENV}.value"),
-            (JOB, {"template": variable("URL", "smtp://a:hunter2@mail")}, f"template.{ENV}.value"),
-            (SERVICE, running(args=["--port=1", "--db-password=hunter2"]), "template.containers[0].args[1]"),
-            (SERVICE, running(args=["postgresql://shop:hunter2@db/orders"]), "template.containers[0].args[0]"),
-            (SERVICE, running(commands=["env", "SMTP_PASSWORD=hunter2", "x"]), "template.containers[0].commands[1]"),
-            ("gcp:cloudscheduler/job:Job", {"httpTarget": {"headers": {"Authorization": "Basic x"}}}, SCHEDULED),
+        (no_plain_secret, SERVICE, variable("CONFIG", text), f"{ENV}.value has a secret")
+        for text in (
+            "postgresql://shop:hunter2@db/orders",
+            "postgresql://db/orders?user=a&password=hunter2",
+            "postgresql://db/orders?sslpassword=hunter2",
+            "host=db password=hunter2",
+            '{"password": "hunter2"}',
+            "-----BEGIN RSA PRIVATE KEY-----\n",
         )
     ),
     (
         no_plain_secret,
-        SERVICE,
-        running(args=["--port", "1", "--token", "hunter2"]),
-        ["template.containers[0].args[3] is the value of --token in plain text"],
+        JOB,
+        {"template": variable("URL", "smtp://a:hunter2@mail")},
+        f"template.{ENV}.value has a secret",
+    ),
+    (no_plain_secret, SERVICE, running(args=["--port=1", "--db-password=hunter2"]), f"{CONTAINER}.args[1] has"),
+    (no_plain_secret, SERVICE, running(args=["postgresql://shop:hunter2@db/orders"]), f"{CONTAINER}.args[0] has"),
+    (no_plain_secret, SERVICE, running(args=["--port", "1", "--token", "hunter2"]), f"{CONTAINER}.args has"),
+    (no_plain_secret, SERVICE, running(commands=["env", "SMTP_PASSWORD=hunter2", "x"]), f"{CONTAINER}.commands[1] has"),
+    (
+        no_plain_secret,
+        SCHEDULED,
+        {"httpTarget": {"headers": {"Authorization": "Basic x"}}},
+        "httpTarget.headers.Authorization has",
     ),
     (
         no_plain_secret,
         QUEUE,
         {"httpTarget": {"headerOverrides": [{"header": {"key": "Authorization", "value": "Basic x"}}]}},
-        ["httpTarget.headerOverrides[0].header has Authorization in plain text"],
+        "httpTarget.headerOverrides[0].header has a secret",
     ),
-    (no_plain_secret, SERVICE, running(args=["--token-file", "/secrets/token", "--port=1"], commands=["serve"]), []),
-    (no_plain_secret, SERVICE, variable("DATABASE_URL", "postgresql://db/orders?user=a@b"), []),
-    (no_plain_secret, SERVICE, variable("DB_PASSWORD", ""), []),
-    (no_plain_secret, SERVICE, variable("DB_PASSWORD_FILE", "/secrets/password"), []),
-    (no_plain_secret, SERVICE, variable("DB_PASSWORD_FILE", "x"), [f"{ENV} has DB_PASSWORD_FILE in plain text"]),
-    (no_plain_secret, SERVICE, variable("DB_PASSWORD", UNKNOWN), []),
-    (no_plain_secret, SERVICE, running(envs=[{"name": "DB_PASSWORD", "valueSource": {"secretKeyRef": {}}}]), []),
-    *(
-        (queue_limits_written, QUEUE, without(path), [f"q leaves out {path}"])
-        for path in (
-            *("rateLimits.maxDispatchesPerSecond", "rateLimits.maxConcurrentDispatches", "retryConfig.maxAttempts"),
-            *("retryConfig.minBackoff", "retryConfig.maxBackoff", "retryConfig.maxDoublings"),
-            "retryConfig.maxRetryDuration",
-        )
-    ),
+    *((queue_limits_written, QUEUE, without(path), f"q leaves out {path}") for path in LIMITS),
     (
         queue_limits_written,
         QUEUE,
         {"name": "q", "retryConfig": LIMITED["retryConfig"]},
-        ["q leaves out rateLimits.maxDispatchesPerSecond, rateLimits.maxConcurrentDispatches"],
+        "q leaves out rateLimits.maxDispatchesPerSecond, rateLimits.maxConcurrentDispatches",
     ),
-    (queue_limits_written, QUEUE, {**LIMITED, "rateLimits": UNKNOWN}, []),
-    (queue_limits_written, QUEUE, LIMITED, []),
-    (queue_limits_written, SERVICE, {}, []),
+]
+ACCEPTED: list[tuple[Callable[[Resource], Iterator[str]], str, dict[str, Any]]] = [
+    (no_public_access, MEMBER, {"member": "user:allUsers@b.c", "description": "not for allUsers"}),
+    (no_public_access, MEMBER, {"member": UNKNOWN}),
+    (invoker_check_on, SERVICE, {"invokerIamDisabled": False}),
+    (invoker_check_on, SERVICE, {"invokerIamDisabled": UNKNOWN}),
+    (invoker_check_on, SERVICE, {}),
+    (invoker_check_on, V1_SERVICE, {"metadata": {"annotations": {ANNOTATION: "false"}}}),
+    (image_by_digest, SERVICE, running(image="host/image:latest@sha256:0123")),
+    (image_by_digest, SERVICE, running(image=UNKNOWN)),
+    (no_default_account, SERVICE, {"template": {"containers": [], "serviceAccount": UNKNOWN}}),
+    (no_default_account, SERVICE, {"template": {"spec": {"containers": [], "serviceAccountName": "a@b"}}}),
+    (no_default_account, SERVICE, running()),
+    *(
+        (grants_by_list, PROJECT_MEMBER, sql_client(condition))
+        for condition in (UNKNOWN, {"expression": UNKNOWN}, {"expression": ONE_INSTANCE})
+    ),
+    (grants_by_list, QUEUE_MEMBER, {"role": "roles/cloudtasks.enqueuer", "member": f"{POOL}/attribute.a/b"}),
+    (grants_by_list, MEMBER, {"role": UNKNOWN, "member": UNKNOWN}),
+    (grants_by_list, "gcp:projects/iAMCustomRole:IAMCustomRole", {"permissions": ["run.jobs.run"]}),
+    (no_account_key, "gcp:serviceaccount/account:Account", {}),
+    (no_plain_secret, SERVICE, running(args=["--token-file", "/secrets/token", "--port=1"], commands=["serve"])),
+    (no_plain_secret, SERVICE, variable("DATABASE_URL", "postgresql://db/orders?user=a@b")),
+    (no_plain_secret, SERVICE, variable("DB_PASSWORD", "")),
+    (no_plain_secret, SERVICE, variable("DB_PASSWORD", UNKNOWN)),
+    (no_plain_secret, SERVICE, variable("DB_PASSWORD_FILE", "/secrets/password")),
+    (no_plain_secret, SERVICE, running(envs=[{"name": "DB_PASSWORD", "valueSource": {"secretKeyRef": {}}}])),
+    (queue_limits_written, QUEUE, {**LIMITED, "rateLimits": UNKNOWN}),
+    (queue_limits_written, QUEUE, LIMITED),
+    (queue_limits_written, SERVICE, {}),
 ]
 
 
-@pytest.mark.parametrize(("policy", "token", "properties", "found"), OF_RESOURCE)
-def test_a_policy_finds_this_in_a_resource(
-    policy: Callable[[Resource], Iterator[str]], token: str, properties: dict[str, Any], found: list[str]
+@pytest.mark.parametrize(("policy", "token", "properties", "words"), REFUSED)
+def test_a_policy_refuses_this_resource(
+    policy: Callable[[Resource], Iterator[str]], token: str, properties: dict[str, Any], words: str
 ) -> None:
-    assert list(policy(Resource(token, properties))) == found
+    [found] = policy(Resource(token, properties))
+    assert words in found
+
+
+@pytest.mark.parametrize(("policy", "token", "properties"), ACCEPTED)
+def test_a_policy_accepts_this_resource(
+    policy: Callable[[Resource], Iterator[str]], token: str, properties: dict[str, Any]
+) -> None:
+    assert list(policy(Resource(token, properties))) == []
 
 
 def service(instances: object, requests: object, dead_letters: str = "") -> Resource:
@@ -367,7 +336,7 @@ def test_the_program_has_nothing_that_a_policy_refuses(stack: str) -> None:
         secrets={f"{PROJECT}:{key}": text for key, text in PLACEHOLDERS.items()},
     )
     resources = [Resource(each.type, each.inputs) for each in evaluation.resources.values()]
-    for policy in {policy for policy, *_ in OF_RESOURCE}:
+    for policy in {policy for policy, *_ in REFUSED}:
         assert [found for resource in resources for found in policy(resource)] == []
     assert list(one_invoker(resources)) == []
     assert list(dispatches_fit_the_service(resources)) == []
