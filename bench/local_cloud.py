@@ -1,7 +1,8 @@
 """The local cloud against what a queue declares: rate, latency, depth, memory and start.
 
 Rate and latency: a queue of 5, 50 or 500/s with a backlog sends to a real handler, at a path that it answers with 404,
-so that the tasks stay and tell when they were dispatched. At least 100 dispatches after the first burst are timed. A dispatch is late by what it comes after the earliest schedule at the declared rate.
+so that the tasks stay and tell when they were dispatched. At least 100 dispatches after the first burst are timed. A
+dispatch is late by what it comes after the earliest schedule at the declared rate.
 Depth: 100,000 tasks wait for tomorrow. Meanwhile a client with 64 calls in flight creates other tasks over gRPC; and
 tasks are dispatched without their HTTP requests, in turn with an empty queue. CreateTask shall create tasks four times
 as fast as a queue can dispatch them, 500/s.
