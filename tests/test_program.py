@@ -1,13 +1,11 @@
 import json
 
 import pytest
-from pulumi.runtime.mocks import MockMonitor
 
 from configuration import SettingsError
-from local.program import PROJECT, ROOT, SERVICE_URL, evaluate
-from local.sinks.effects import PLACEHOLDERS
-from tests.accepted import HIDDEN, SECRETS
-from tests.declared import SECRET_TEXTS, STACKS, WEB, Declared, configuration, declare, unknown
+from local.program import ROOT, SERVICE_URL, evaluate
+from tests.accepted import SECRETS
+from tests.declared import SECRET_TEXTS, STACKS, Declared, configuration, declare, unknown
 
 
 def test_there_is_a_stack_to_develop_on_and_one_for_production() -> None:
@@ -27,13 +25,6 @@ def test_production_guards_its_tasks_and_its_data_and_development_needs_no_secre
         with pytest.raises(SettingsError, match=f"{key} = '': must be set"):
             evaluate(config=configuration("prod"), secrets={k: t for k, t in SECRET_TEXTS.items() if key not in k})
     assert evaluate(config=configuration("dev")).exports["queue"]
-
-
-@pytest.mark.parametrize("stack", STACKS)
-def test_a_stack_can_be_evaluated_with_the_local_cloud_s_placeholders(stack: str) -> None:
-    assert PLACEHOLDERS.keys() == SECRETS.keys()
-    secrets = {f"{PROJECT}:{key}": text for key, text in PLACEHOLDERS.items()}
-    assert evaluate(config=configuration(stack), secrets=secrets).exports["queue"]
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -124,64 +115,3 @@ def test_every_resource_is_a_child_of_a_component(stack: str) -> None:
     assert [
         urn for urn, each in declared.by_urn.items() if urn not in components and each.parent not in components
     ] == []
-
-
-GRANTS = {
-    "gcp:cloudrunv2/serviceIamMember:ServiceIamMember",
-    "gcp:cloudtasks/queueIamMember:QueueIamMember",
-    "gcp:secretmanager/secretIamMember:SecretIamMember",
-    "gcp:serviceaccount/iAMMember:IAMMember",
-}
-
-
-@pytest.mark.parametrize("preview", [False, True])
-@pytest.mark.parametrize("stack", STACKS)
-def test_every_grant_is_a_membership_on_one_resource(stack: str, preview: bool) -> None:
-    """An authoritative binding would take the roles of others in a shared project; a project's role would reach all."""
-    declared = declare(stack, preview=preview, producersActAsInvoker="true")
-    types = {each.type for each in declared.resources.values()}
-    assert {type_ for type_ in types if "iam" in type_.lower()} == GRANTS
-
-
-@pytest.mark.parametrize("stack", STACKS)
-def test_the_handler_may_only_relay_keep_dead_letters_and_read_its_secrets(stack: str) -> None:
-    declared = declare(stack)
-    handler = f"serviceAccount:{declared['Service handler']['template']['serviceAccount']}"
-    roles = {
-        (each.inputs["role"], each.inputs.get("name"))
-        for each in declared.resources.values()
-        if each.inputs.get("member") == handler
-    }
-    dead_letters = declared["Queue queue-dead-letters"]["name"]
-    assert roles == {
-        ("roles/secretmanager.secretAccessor", None),
-        ("roles/cloudtasks.enqueuer", declared["Queue queue"]["name"]),
-        *((f"roles/cloudtasks.{role}", dead_letters) for role in ("enqueuer", "taskDeleter", "viewer")),
-    }
-    assert WEB in str(declared.of("QueueIamMember"))
-
-
-@pytest.mark.parametrize("stack", STACKS)
-def test_neither_a_warning_nor_a_secret_is_printed(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], stack: str
-) -> None:
-    evaluate(config=configuration(stack), secrets=SECRET_TEXTS)
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
-    assert HIDDEN not in caplog.text + "".join(capfd.readouterr())
-
-
-@pytest.mark.parametrize("preview", [False, True])
-def test_nothing_is_declared_when_the_settings_are_refused(monkeypatch: pytest.MonkeyPatch, preview: bool) -> None:
-    registered: list[str] = []
-    register = MockMonitor.RegisterResource
-
-    def spy(monitor: MockMonitor, request: object) -> object:
-        registered.append(request.type)  # type: ignore[attr-defined]
-        return register(monitor, request)  # type: ignore[no-untyped-call]
-
-    monkeypatch.setattr(MockMonitor, "RegisterResource", spy)
-    with pytest.raises(SettingsError, match=r"cloud-run-tasks:maxAttempts = '0'"):
-        evaluate(config=configuration(maxAttempts="0"), secrets=SECRET_TEXTS, preview=preview)
-    assert set(registered) <= {"pulumi:pulumi:Stack"}
-    evaluate(config=configuration(), secrets=SECRET_TEXTS, preview=preview)
-    assert "gcp:cloudtasks/queue:Queue" in registered

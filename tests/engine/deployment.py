@@ -8,11 +8,13 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pulumi import automation
+from pulumi.automation._stack import StackInitMode
 
 from local.program import PROJECT, ROOT
 
@@ -32,6 +34,16 @@ class Run:
     exports: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
     """What the command printed, if it failed."""
+
+
+class _Stack(automation.Stack):
+    """Does not run the CLI again after an update to ask for outputs and history: events tell the outputs."""
+
+    def outputs(self) -> automation.OutputMap:
+        return {}
+
+    def info(self, show_secrets: bool = True) -> automation.UpdateSummary:
+        return automation.UpdateSummary("update", datetime.now(UTC), "", {}, {}, "succeeded")
 
 
 class Deployment:
@@ -60,11 +72,13 @@ class Deployment:
                 "PULUMI_DEBUG_PROVIDERS": providers,
                 "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
                 "PULUMI_HOME": str(folder / "home"),
+                "PULUMI_EXPERIMENTAL": "true",
+                "PULUMI_SKIP_CHECKPOINTS": "true",  # the state is written once, at the end
                 "PULUMI_SKIP_UPDATE_CHECK": "true",
             },
         )
-        self._stack = automation.Stack.create(stack, workspace)
-        self._stack.set_config("gcp:project", automation.ConfigValue("shop-project"))
+        self._stack = _Stack(stack, workspace, StackInitMode.CREATE)
+        self._write({"gcp:project": "shop-project"})
 
     def set_secrets(self, secrets: Mapping[str, str]) -> None:
         """`pulumi config set --secret`"""
@@ -73,8 +87,11 @@ class Deployment:
 
     def set(self, settings: Mapping[str, object]) -> None:
         """Writes settings into the stack's file, as a person would."""
+        self._write({f"{PROJECT}:{key}": value for key, value in settings.items()})
+
+    def _write(self, config: Mapping[str, object]) -> None:
         content = yaml.safe_load(self._settings.read_text())
-        content["config"] |= {f"{PROJECT}:{key}": value for key, value in settings.items()}
+        content["config"] |= config
         self._settings.write_text(yaml.safe_dump(content))
 
     def import_state(self, state: Mapping[str, Any]) -> None:
@@ -121,15 +138,16 @@ class Deployment:
                 name = f"{step.type.rpartition(':')[2]} {step.urn.rpartition('::')[2]}"
                 if step.op in STEPS and not step.type.startswith("pulumi:"):
                     run.steps[name] = " ".join([step.op.value, *sorted(step.diffs or ())])
+            if event.res_outputs_event and event.res_outputs_event.metadata.type == "pulumi:pulumi:Stack":
+                stack = event.res_outputs_event.metadata.new
+                run.exports = (stack and stack.outputs) or {}
             if event.diagnostic_event and event.diagnostic_event.severity == "warning":
                 run.warnings.append(event.diagnostic_event.message)
             if event.policy_event:
                 run.violations.append((event.policy_event.policy_name, event.policy_event.message))
 
         try:
-            result = command(on_event=note, color="never", **packs, **options)
-            if isinstance(result, automation.UpResult):
-                run.exports = {name: output.value for name, output in result.outputs.items()}
+            command(on_event=note, color="never", **packs, **options)
         except automation.CommandError as error:
             run.error = str(error)
         return run
