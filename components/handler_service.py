@@ -23,34 +23,25 @@ _INGRESS = {
 
 
 class HandlerServiceArgs(Scope):
+    """docs/settings.md says what each setting means."""
+
     handler_account: str
-    """Id of the service account to run as."""
     image: pulumi.Input[str]
     """The image by digest."""
     memory: str
-    """Memory of one instance, such as `512Mi`."""
     min_instances: int
-    """Instances that are kept ready, billed while idle."""
     max_instances: int
     ingress: str
-    """`all`, `internal-and-cloud-load-balancing` or `internal`."""
     vpc_network: str
-    """Network of private addresses; if this and the subnetwork are empty, the handler reaches public ones only."""
     vpc_subnetwork: str
     cloud_sql_instance: str
-    """`PROJECT:REGION:INSTANCE` whose socket the handler gets; empty for none."""
     container_concurrency: int
-    """Requests that one instance handles at once."""
     max_attempts: int
-    """Attempts after which the handler stores a task as a dead letter."""
     simulate_effects: bool
-    """The handler only logs effects whose URL is not set."""
     environment: Mapping[str, str]
-    """Further environment variables of the handler."""
     secrets: Mapping[str, str]
-    """Secret environment variables of the handler; empty ones are left out."""
+    """Empty ones are left out."""
     database_pool: int
-    """Most database connections of one instance."""
 
 
 class HandlerService(pulumi.ComponentResource):

@@ -14,13 +14,11 @@ from components.apis import Scope, after
 
 class TaskInvokerArgs(Scope):
     invoker_account: str
-    """Id of the service account."""
     invoker_display_name: str
     service: pulumi.Input[str]
     """The Cloud Run service that the account may invoke."""
     producers: Sequence[str]
     producers_act_as_invoker: bool
-    """Producers may create tasks with a token of the account."""
 
 
 class TaskInvoker(pulumi.ComponentResource):
@@ -61,7 +59,8 @@ class TaskInvoker(pulumi.ComponentResource):
                 member=member,
                 opts=child,
             )
-            for member in (args["producers"] if args["producers_act_as_invoker"] else ())
+            for member in args["producers"]
+            if args["producers_act_as_invoker"]
         ]
         self.email = after(account.email, [binding])
         self.producers_email = after(self.email, users)

@@ -19,21 +19,18 @@ _DEAD_LETTER_ROLES = ("enqueuer", "taskDeleter", "viewer")
 
 
 class TaskQueueArgs(Scope, HandlerAccess):
+    """docs/settings.md says what each setting means."""
+
     max_dispatches_per_second: float
     max_concurrent_dispatches: int
     max_attempts: int
-    """Attempts, including the first, after which Cloud Tasks deletes the task."""
     retry_until_handled: bool
-    """Unlimited attempts: only the handler ends a task."""
     min_backoff_seconds: float
     max_backoff_seconds: float
     max_doublings: int
     attempt_log_ratio: float
-    """Share of tasks that Cloud Tasks logs, 0 to 1."""
     handler_path: str
-    """Path that every task is sent to, whatever its URL; if empty, each task keeps its own."""
     producers: Sequence[str]
-    """Members that may create tasks."""
     dead_letter_concurrency: int
     """Dead letters that a replay sends at once."""
 

@@ -52,19 +52,16 @@ def test_the_figures_of_the_settings_reach_the_service() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("stack", "project", "settings"),
     [
-        {},
-        {"queueName": "q" * 87, "region": "northamerica-northeast2", "maxAttempts": "1000"},
-        {"handlerTimeoutSeconds": "60", "databasePool": "1", "simulateEffects": "true"},
-        {"handlerTimeoutSeconds": "600", "databasePool": "100", "databaseMaxConnections": "2000"},
+        ("prod", "shop-project", {}),
+        ("dev", "shop-project", {"handlerTimeoutSeconds": "60", "databasePool": "1", "simulateEffects": "true"}),
+        ("dev", "example.com:shop-project", {"queueName": "q" * 87, "region": "northamerica-northeast2"}),
+        ("prod", "example.com:shop-project", {"databasePool": "100", "databaseMaxConnections": "2000"}),
     ],
 )
-@pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("project", ["shop-project", "example.com:shop-project"])
 def test_the_handler_can_read_the_environment_that_it_gets(stack: str, project: str, settings: dict[str, str]) -> None:
-    config = {**configuration(stack, **settings), "gcp:project": project}
-    evaluation = evaluate(config=config, secrets=SECRET_TEXTS)
+    evaluation = evaluate(config={**configuration(stack, **settings), "gcp:project": project}, secrets=SECRET_TEXTS)
     variables = Declared(evaluation.resources, evaluation.exports).environment
     secrets = {VARIABLES[key]: text for key, text in SECRETS.items()}
     environment = Environment.read(variables | secrets)

@@ -106,9 +106,9 @@ class Deployment:
         self._settings.write_text(before)
         return run
 
-    def up(self, policies: Path | None = None, refresh: bool = True) -> Run:
+    def up(self, refresh: bool = True) -> Run:
         """Sends what it can without a preview, as CI does."""
-        return self._run(self._stack.up, policies, refresh=refresh)
+        return self._run(self._stack.up, refresh=refresh)
 
     def destroy(self) -> Run:
         """Nothing is deleted if the preview, which `pulumi destroy` begins with, fails."""

@@ -75,11 +75,6 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     def Attach(self, request: plugin_pb2.PluginAttach, context: grpc.ServicerContext) -> empty_pb2.Empty:
         return empty_pb2.Empty()
 
-    def Handshake(
-        self, request: provider_pb2.ProviderHandshakeRequest, context: grpc.ServicerContext
-    ) -> provider_pb2.ProviderHandshakeResponse:
-        return provider_pb2.ProviderHandshakeResponse()
-
     def GetPluginInfo(self, request: empty_pb2.Empty, context: grpc.ServicerContext) -> plugin_pb2.PluginInfo:
         return plugin_pb2.PluginInfo(version=self._version)
 
@@ -173,9 +168,6 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             reason = "cannot destroy service without setting deletion_protection=false"
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         self._record("delete", request.urn)
-        return empty_pb2.Empty()
-
-    def Cancel(self, request: empty_pb2.Empty, context: grpc.ServicerContext) -> empty_pb2.Empty:
         return empty_pb2.Empty()
 
     def _record(self, verb: str, urn: str) -> None:

@@ -74,7 +74,7 @@ def lives(deployment: Deployment, stack: str, secrets: Mapping[str, str], cloud:
 
     cloud.context = "sha256:second"
     deployment.set({key: value for key, (value, _) in CHANGES.items()})
-    second = deployment.up(policies)
+    second = deployment.up()
     assert did(second) == functools.reduce(operator.or_, (changed for _, changed in CHANGES.values()), REBUILD)
     assert second.exports == {**first.exports, "image": second.exports["image"]} != first.exports
 
