@@ -114,22 +114,20 @@ def _with_effects(command: Sequence[str], action: str, postgresql: str, folder: 
         "WAREHOUSE_URL": f"http://127.0.0.1:{PORT + 1}/" if action == "notify_warehouse" else "",
         "WAREHOUSE_SECRET": "a-secret-of-the-warehouse",
     }
-    _run_sql(postgresql + "postgres", "DROP DATABASE IF EXISTS bench", "CREATE DATABASE bench")
-    subprocess.run([PYTHON, "-m", "order_handler.schema"], env={**os.environ, **variables}, check=True)
-    _run_sql(
-        url,
-        f"INSERT INTO orders SELECT 'ORD-' || i FROM generate_series(1, {ORDERS}) i",
-        f"INSERT INTO order_lines SELECT 'ORD-' || i, 'SKU-' || i, 1 FROM generate_series(1, {ORDERS}) i",
-        f"INSERT INTO stock SELECT 'SKU-' || i, 10 FROM generate_series(1, {ORDERS}) i",
-        "ANALYZE",
-    )
     warehouse = ["node", "-e", WAREHOUSE % (PORT + 1)]
-    with (
-        _started(CALLER_CORE, warehouse, {}, folder / "warehouse.log"),
-        _serving(command, variables, folder),
-    ):
-        rate, _ = _load(SECONDS, action)
-    [done] = _run_sql(url, "SELECT count(*) FROM effects WHERE done_at IS NOT NULL")
+    with _started(CALLER_CORE, warehouse, {}, folder / "warehouse.log"):
+        _run_sql(postgresql + "postgres", "DROP DATABASE IF EXISTS bench", "CREATE DATABASE bench")
+        subprocess.run([PYTHON, "-m", "order_handler.schema"], env={**os.environ, **variables}, check=True)
+        _run_sql(
+            url,
+            f"INSERT INTO orders SELECT 'ORD-' || i FROM generate_series(1, {ORDERS}) i",
+            f"INSERT INTO order_lines SELECT 'ORD-' || i, 'SKU-' || i, 1 FROM generate_series(1, {ORDERS}) i",
+            f"INSERT INTO stock SELECT 'SKU-' || i, 10 FROM generate_series(1, {ORDERS}) i",
+            "ANALYZE",
+        )
+        with _serving(command, variables, folder):
+            rate, _ = _load(SECONDS, action)
+        [done] = _run_sql(url, "SELECT count(*) FROM effects WHERE done_at IS NOT NULL")
     assert done >= rate * SECONDS * 0.99, f"only {done} effects happened"
     return rate
 

@@ -96,7 +96,8 @@ async def _relay(url: str) -> float:
     """Rows a second of one pass."""
     database = Database(url)
     old = time.time() - 60
-    rows = [{"task_id": f"row-{n}", "body": '{"orderId": "ORD-1"}', "added_at": old + n / 1000} for n in range(ROWS)]
+    body = '{"orderId": "ORD-1", "action": "update_inventory"}'
+    rows = [{"task_id": f"row-{n}", "body": body, "added_at": old + n / 1000} for n in range(ROWS)]
     await database.run(lambda connection: connection.execute(insert(tables.outbox), rows))
     with Serving(declared={QUEUE: []}) as service:
         relay = Relay(database, QUEUE, lambda: CloudTasks.open(service.grpc))

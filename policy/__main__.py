@@ -235,16 +235,12 @@ def dispatches_fit_the_service(resources: Sequence[Resource]) -> Iterator[str]:
     queues = [dict(parts(each.properties)) for each in resources if each.type == QUEUE]
     services = [dict(parts(each.properties)) for each in resources if each.type == SERVICE]
     sent = [at.get("rateLimits.maxConcurrentDispatches", UNKNOWN) for at in queues]
-    taken = [
-        figure
-        for at in services
-        for figure in (
-            at.get("scaling.maxInstanceCount", at.get("template.scaling.maxInstanceCount", UNKNOWN)),
-            at.get("template.maxInstanceRequestConcurrency", UNKNOWN),
-        )
+    instances = [
+        at.get("scaling.maxInstanceCount", at.get("template.scaling.maxInstanceCount", UNKNOWN)) for at in services
     ]
-    if services and UNKNOWN not in sent + taken:
-        most = sum(map(operator.mul, taken[::2], taken[1::2]))
+    requests = [at.get("template.maxInstanceRequestConcurrency", UNKNOWN) for at in services]
+    if services and UNKNOWN not in (*sent, *instances, *requests):
+        most = sum(map(operator.mul, instances, requests))
         if sum(sent) > most:
             yield f"the queues send {sum(sent):.0f} at once and the services take {most:.0f}"
 
