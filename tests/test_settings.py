@@ -19,8 +19,6 @@ from tests.accepted import COMPLETE, EXAMPLES, HIDDEN, INCOMPLETE, SECRETS, case
 
 PROJECT = "cloud-run-tasks"
 FOREIGN = f"no such setting; the settings of this project begin with {PROJECT}:"
-WEB = "serviceAccount:web@shop-project.iam.gserviceaccount.com"
-PAGER = "projects/shop-project/notificationChannels/17"
 WIDE = {
     "maxInstances": "50",
     "containerConcurrency": "1000",
@@ -120,64 +118,19 @@ def test_a_refused_text_is_named_with_its_key_and_a_remedy_that_works(key: str, 
             pytest.fail(f"no command in {line!r}")
 
 
-@pytest.mark.parametrize(
-    ("fits", "broken", "key", "reason"),
-    [
-        (
-            {"maxConcurrentDispatches": "11", "maxInstances": "3", "containerConcurrency": "6"},
-            {"maxConcurrentDispatches": "12"},
-            "maxConcurrentDispatches",
-            "must not exceed maxInstances x containerConcurrency - 5 for dead letters - 2 for the relay = 11,",
-        ),
-        (
-            {"databasePool": "6", "maxInstances": "5", "databaseMaxConnections": "60"},
-            {"databasePool": "7"},
-            "databasePool",
-            "must not exceed databaseMaxConnections / (2 x maxInstances)",
-        ),
-        (
-            {"minInstances": "3", "maxInstances": "3"},
-            {"minInstances": "4"},
-            "minInstances",
-            "must not exceed maxInstances = 3",
-        ),
-        (
-            {"minBackoffSeconds": "7.5", "maxBackoffSeconds": "7.5"},
-            {"minBackoffSeconds": "7.6"},
-            "minBackoffSeconds",
-            "must not exceed maxBackoffSeconds = 7.5",
-        ),
-        (
-            {"handlerAccount": "order-handler", "invokerAccount": "order-invoker"},
-            {"handlerAccount": "order-invoker"},
-            "handlerAccount",
-            "must not be invokerAccount",
-        ),
-        (
-            {"databaseUrl": "postgresql:///o?host=/cloudsql/p:r:orders", "cloudSqlInstance": "p:r:orders"},
-            {"cloudSqlInstance": "p:r:other"},
-            "cloudSqlInstance",
-            "must be the instance that databaseUrl names",
-        ),
-        (
-            {"producers": json.dumps([WEB, "group:web@example.com"])},
-            {"producers": json.dumps([WEB, WEB])},
-            "producers",
-            "must name each item once",
-        ),
-        (
-            {"notificationChannels": json.dumps([PAGER])},
-            {"notificationChannels": json.dumps([PAGER, PAGER])},
-            "notificationChannels",
-            "must name each item once",
-        ),
-    ],
-)
-def test_settings_must_fit_each_other(fits: dict[str, str], broken: dict[str, str], key: str, reason: str) -> None:
-    parse(**fits)
-    line = finding(**fits | broken)
-    assert line.startswith(f"{PROJECT}:{key} = {broken[key]!r}: {reason}")
+@pytest.mark.parametrize("key", [key for key in EXAMPLES if "conflict" in EXAMPLES[key]])
+def test_settings_must_fit_each_other(key: str) -> None:
+    conflict = EXAMPLES[key]["conflict"]
+    parse(**{**conflict["beside"], key: conflict["fits"]})
+    line = finding(**{**conflict["beside"], key: conflict["broken"]})
+    assert line.startswith(f"{PROJECT}:{key} = {conflict['broken']!r}: {conflict['reason']}")
     assert "; " in line
+
+
+def test_the_handler_does_not_run_as_the_invoker() -> None:
+    assert "handlerAccount = 'cloud-tasks-invoker': must not be invokerAccount" in finding(
+        handlerAccount="cloud-tasks-invoker"
+    )
 
 
 @pytest.mark.parametrize("key", SECRETS)

@@ -119,12 +119,6 @@ def test_each_secret_reaches_the_variable_of_its_own_name_and_its_reader_alone(k
     assert readers == [("roles/secretmanager.secretAccessor", HANDLER)]
 
 
-def test_a_stack_without_secrets_declares_none() -> None:
-    resources = evaluate(config=configuration("dev")).resources
-    assert resources
-    assert not [urn for urn in resources if "secretmanager/" in urn]
-
-
 @pytest.mark.parametrize("preview", [False, True])
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_secret_is_encrypted_in_its_version_and_nowhere_else(

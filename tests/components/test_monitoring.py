@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from order_handler.dead_letters import MARGIN_SECONDS
 
-from components.monitoring import ALERTS, CHARTS, RELAY_ALERTS
+from components.monitoring import ALERTS, RELAY_ALERTS
 from tests.declared import EMAIL, PAGER, Declared, declare
 
 TIMEOUT = 270
@@ -73,11 +73,6 @@ def test_every_alert_says_what_it_means_and_where_to_read_what_to_do() -> None:
         assert "$" not in text + json.dumps(policy["conditions"])
 
 
-def test_a_metric_that_does_not_exist_before_the_first_task_is_no_obstacle() -> None:
-    found = policies(monitored())
-    assert all(prometheus(policy)["disableMetricValidation"] for name, policy in found.items() if name not in LOGS)
-
-
 @pytest.mark.parametrize(("name", "field"), LOGS.items())
 def test_an_alert_on_the_log_looks_for_a_field_of_the_handler(name: str, field: str) -> None:
     [condition] = policies(monitored())[name]["conditions"]
@@ -91,14 +86,6 @@ def test_a_reserve_of_a_last_attempt_that_still_runs_alerts_nobody() -> None:
     duration = int(prometheus(policies(monitored())["Dead letters wait"])["duration"].rstrip("s"))
     assert duration >= TIMEOUT + MARGIN_SECONDS + 60
     assert duration % 60 == 0
-
-
-def test_the_dashboard_has_every_chart() -> None:
-    dashboard = json.loads(monitored()["Dashboard monitoring"]["dashboardJson"])
-    assert dashboard["displayName"] == "orders"
-    widgets = dashboard["gridLayout"]["widgets"]
-    assert [widget["title"] for widget in widgets] == [title for title, _ in CHARTS]
-    assert "$" not in json.dumps(widgets)
 
 
 QUEUE = 'monitored_resource="cloud_tasks_queue",location="europe-west1",queue_id="orders"'

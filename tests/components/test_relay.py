@@ -39,12 +39,6 @@ def test_the_first_run_finds_queue_service_grants_and_metric(preview: bool) -> N
     assert RELAY - {"Job relay"} <= after
 
 
-def test_a_new_producer_does_not_change_the_relay() -> None:
-    """What waited for the producers' grants would be unknown in a preview, and replaced."""
-    declared = declare()
-    assert not [name for name in declared.long_after("QueueIamMember relay-enqueuer") if "queue-enqueuer" in name]
-
-
 def test_the_metric_counts_the_passes_that_succeeded() -> None:
     declared = declare()
     metric = declared["Metric relay-passes"]
@@ -64,10 +58,3 @@ def test_without_a_database_there_is_nothing_of_a_relay() -> None:
     assert gone <= with_outbox.resources.keys()
     assert gone.isdisjoint(without.resources.keys())
     assert "TASK_QUEUE" not in without.environment
-
-
-def test_the_relays_requests_count_against_the_services_capacity() -> None:
-    settings = {"maxInstances": "1", "containerConcurrency": "20"}
-    declare(**settings, maxConcurrentDispatches="13")
-    with pytest.raises(Exception, match="- 5 for dead letters - 2 for the relay = 13"):
-        declare(**settings, maxConcurrentDispatches="14")

@@ -85,12 +85,6 @@ def test_the_audience_of_queued_tokens_outlives_a_rename_of_the_service_and_diff
     assert declare("dev")["Service handler"]["customAudiences"] != [AUDIENCE]
 
 
-def test_both_queues_together_never_send_more_than_the_service_takes_at_once() -> None:
-    declared = declare(maxInstances="3", containerConcurrency="7", maxConcurrentDispatches="14")
-    relay = 2
-    assert sum(declared[queue]["rateLimits"]["maxConcurrentDispatches"] for queue in QUEUES) + relay == 3 * 7
-
-
 def test_only_the_producers_may_add_to_the_queue_and_only_the_handler_may_use_its_dead_letters() -> None:
     declared = declare(queueName="orders")
     grants = declared.of("QueueIamMember").values()
