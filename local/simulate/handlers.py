@@ -1,7 +1,7 @@
 """Cloud Run's side of a simulation: the front door, and the instances, each with the real handler application."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import urlsplit
@@ -152,23 +152,19 @@ class CloudRun:
 class Smtp:
     """aiosmtplib's client, whose server is in the simulation."""
 
-    world: World
-    happened: Happened
-    poison: frozenset[str] = frozenset()
-    """Addresses whose mails kill the process that sends them."""
-
-    def __init__(self, **_: object) -> None:
-        """The server's address does not matter."""
+    def __init__(self, world: World, happened: Happened, poison: Collection[str], **_: object) -> None:
+        """`poison`: addresses whose mails kill the process that sends them. The server's own does not matter."""
+        self._world, self._happened, self._poison = world, happened, poison
 
     async def connect(self) -> None:
-        await asyncio.sleep(self.world.pause())
+        await asyncio.sleep(self._world.pause())
 
     async def send_message(self, letter: EmailMessage) -> None:
         address = str(letter["To"])
-        if address in self.poison:
-            self.world.kill(current_process())
+        if address in self._poison:
+            self._world.kill(current_process())
         try:
-            await _effect(self.world, "mail", self.happened, address.partition("@")[0], "send_confirmation")
+            await _effect(self._world, "mail", self._happened, address.partition("@")[0], "send_confirmation")
         except NoAnswerError as error:
             raise SMTPServerDisconnected(str(error)) from None
         except PermissionError:

@@ -58,18 +58,24 @@ def simulate(
     most_faults: int | None = None,
 ) -> Result:  # fmt: skip
     """Runs a seed. `minutes`: for how long orders arrive and faults happen. See World for the others."""
-    world = World(seed, without, most_faults)
     collecting = gc.isenabled()
-    gc.disable()
+    gc.disable()  # an object that is collected may do something: in every run at the same moment
+    try:
+        return _simulate(World(seed, without, most_faults), orders, minutes)
+    finally:
+        gc.collect()
+        if collecting:
+            gc.enable()
+
+
+def _simulate(world: World, orders: int, minutes: float) -> Result:
     try:
         with breaking_statements(world) as url:
             simulation = Simulation(world, url, orders, minutes)
             with simulation.patches():
                 return simulation.run()
     finally:
-        world.loop.close()
-        if collecting:
-            gc.enable()
+        world.end()
 
 
 class Simulation:
@@ -106,9 +112,7 @@ class Simulation:
         self._shop = Shop(world, database_url, self._service.queues, direct)
         self._judge = Judge(world, database_url, self._shop.acknowledged)
         self._client = client
-        self._poison = frozenset(
-            f"ORD-{n}@example.com" for n in range(orders) if chance.random() < chance.choice((0, 0.1))
-        )
+        self._poison = {f"ORD-{n}@example.com" for n in range(orders) if chance.random() < chance.choice((0, 0.1))}
 
     @contextlib.contextmanager
     def patches(self) -> Iterator[None]:
@@ -120,7 +124,6 @@ class Simulation:
             def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
                 return datetime.fromtimestamp(world.wall(), tz)
 
-        Smtp.world, Smtp.happened, Smtp.poison = world, self._judge.happened, self._poison
         transport = Transport(world, self._judge.happened)
         with contextlib.ExitStack() as stack:
             for target, name, new in (
@@ -131,7 +134,7 @@ class Simulation:
                 (random, "uniform", chance.uniform),
                 (order_handler.dead_letters, "datetime", Now),
                 (order_handler.actions.send_confirmation, "datetime", Now),
-                (aiosmtplib, "SMTP", Smtp),
+                (aiosmtplib, "SMTP", partial(Smtp, world, self._judge.happened, self._poison)),
                 (order_tasks.operations.replay, "_POLL_SECONDS", 20.0),
                 (order_tasks.operations.log, "_entries", lambda _: ()),
                 (order_tasks.operations.queues, "CloudTasksGrpcTransport", Mock()),
@@ -185,7 +188,7 @@ class Simulation:
             self._service.pause(dead_letters(queue))
         await self._settle()
         self._end_part()
-        Smtp.poison = frozenset()
+        self._poison.clear()
         self._judge.deliver_notebooks(self._orders)
         for _ in range(5):
             await asyncio.sleep(700)

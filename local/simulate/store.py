@@ -3,7 +3,7 @@
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,10 @@ class Connection(sqlite3.Connection):
             fault = self.fault("COMMIT")
             super().commit()
             self.afterwards(fault)
+
+    def rollback(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # a process died with it, and it was closed since
+            super().rollback()
 
     def die(self) -> None:
         """The process dies, and the database rolls its transaction back."""

@@ -70,6 +70,12 @@ class World:
         self._steps = 0
         self._kinds = {place: [kind for kind in kinds if chance.random() < 0.5] for place, kinds in KINDS.items()}
 
+    def end(self) -> None:
+        """Lets go of the processes, whose connections SQLAlchemy would keep, and everything with them."""
+        self.loop.close()
+        self.loop.tasks.clear()
+        self.processes.clear()
+
     def chance(self, purpose: str) -> random.Random:
         """A source of chance for each purpose, so that a fault that is left out changes few others."""
         if purpose not in self._chances:

@@ -1,5 +1,7 @@
 """The whole pipeline on one virtual clock: nothing is lost whatever breaks, and a seed can be repeated."""
 
+import gc
+import logging
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import pytest
 
 from local.program import ROOT
 from local.simulate.command import story
+from local.simulate.loop import Process
 from local.simulate.simulation import simulate
 
 
@@ -17,6 +20,14 @@ def test_no_seed_loses_or_repeats_an_effect(first: int) -> None:
         result = simulate(seed)
         assert not result.problems, story(result, 30, 10)
         assert result.orders
+
+
+def test_a_seed_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest keeps logged exceptions and frames
+    before = sum(type(each) is Process for each in gc.get_objects())
+    for seed in range(2):
+        simulate(seed, orders=3)
+    assert sum(type(each) is Process for each in gc.get_objects()) <= before
 
 
 def test_a_seed_gives_the_same_hashes_in_every_process() -> None:
