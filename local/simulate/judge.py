@@ -45,8 +45,6 @@ class Judge:
         """`acknowledged`: of orders without outbox, whether the creation of their tasks was."""
         self.explained = 0
         self.dropped: set[Duty] = set()
-        self.output: list[str] = []
-        """Log lines of the handlers, and what the commands print."""
         self._world = world
         self._acknowledged = acknowledged
         self._engine = sql.create_engine(database_url, poolclass=sql.StaticPool)
@@ -84,7 +82,7 @@ class Judge:
     # Output
 
     def write(self, text: str) -> None:
-        self.output.append(text)
+        """A log line of a handler, or what a command prints."""
         if '"stack_trace"' in text and "CancelledError" not in text:
             self._problems.append(f"an exception that nothing foresees: {text}")
 
