@@ -24,6 +24,7 @@ from fastapi.testclient import TestClient
 from order_handler import tables
 from order_handler.cloud_tasks import CloudTasks
 from order_handler.database import Database
+from order_handler.dead_letters import DeadLetters
 from order_handler.outbox import Relay
 from order_tasks import OrderTasks, outbox
 from sqlalchemy import create_engine, insert
@@ -100,10 +101,11 @@ async def _relay(url: str) -> float:
     rows = [{"task_id": f"row-{n}", "body": body, "added_at": old + n / 1000} for n in range(ROWS)]
     await database.run(lambda connection: connection.execute(insert(tables.outbox), rows))
     with Serving(declared={QUEUE: []}) as service:
-        relay = Relay(database, QUEUE, lambda: CloudTasks.open(service.grpc))
+        dead_letters = DeadLetters(QUEUE, 300, lambda: CloudTasks.open(service.grpc))
+        relay = Relay(database, QUEUE, dead_letters.api)
         begin = time.perf_counter()
         done = await relay.run()
         seconds = time.perf_counter() - begin
-        await relay.close()
+        await dead_letters.close()
     assert done.sent == ROWS
     return ROWS / seconds

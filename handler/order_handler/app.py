@@ -85,7 +85,7 @@ class App:
         if effects.database and environment.task_queue:
             from order_handler.outbox import Relay
 
-            relay = Relay(effects.database, environment.task_queue, open_api)
+            relay = Relay(effects.database, environment.task_queue, dead_letters.api)
         return cls(environment, effects, dead_letters, relay)
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class App:
         ending = [task for task in (*self._running, *self._requests) if task]
         if ending:
             await asyncio.wait(ending, timeout=_CANCEL_SECONDS)
-        for close in (self._effects.close, self._dead_letters.close, *([self._relay.close] if self._relay else [])):
+        for close in (self._effects.close, self._dead_letters.close):
             with suppress(Exception):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await close()
@@ -189,11 +189,10 @@ class App:
         fields = {
             "status": status,
             "deadLetter": attempt.dead_letter,
-            "deadLetterTrouble": attempt.trouble,
             # Alerting watches this field.
+            "deadLetterTrouble": attempt.trouble,
         }
-        level = _severity(attempt)
-        logs.write(level, attempt.message, fields, attempt.failure)
+        logs.write(_severity(attempt), attempt.message, fields, attempt.failure)
         return Response(status, orjson.dumps(answer))
 
     def _context(self, headers: Mapping[str, str], delivery: Delivery | None) -> dict[str, object]:

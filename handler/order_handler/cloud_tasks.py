@@ -5,7 +5,7 @@ Owns channel, timeouts and what each answer means. No call is retried: whoever d
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 import google.auth
@@ -56,15 +56,9 @@ class CloudTasks:
         return cls(tasks_v2.CloudTasksAsyncClient(credentials=credentials))
 
     async def create(self, entry: Entry) -> Stored:
-        request = tasks_v2.HttpRequest(
-            url=_URL, http_method=tasks_v2.HttpMethod.POST, headers=entry.headers, body=entry.body
-        )
-        task = tasks_v2.Task(
-            name=entry.name, http_request=request, schedule_time=entry.due, dispatch_deadline=entry.deadline
-        )
-        queue = entry.name.rpartition("/tasks/")[0]
+        """Stores a dead letter."""
         try:
-            await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)
+            await self._create(entry.name, entry.body, entry.headers, entry.due, dispatch_deadline=entry.deadline)
         except AlreadyExists:
             return Stored(Outcome.EXISTS)
         except InvalidArgument as error:
@@ -99,11 +93,8 @@ class CloudTasks:
         PermanentError if it can never be created, BlockedError if no task can be created now; any other exception if
         this one may be created later.
         """
-        request = tasks_v2.HttpRequest(url=_URL, http_method=tasks_v2.HttpMethod.POST, headers=headers, body=body)
-        task = tasks_v2.Task(name=name, http_request=request, schedule_time=due)
-        queue = name.rpartition("/tasks/")[0]
         try:
-            await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)
+            await self._create(name, body, headers, due)
         except AlreadyExists:
             return
         except InvalidArgument as error:
@@ -113,3 +104,11 @@ class CloudTasks:
 
     async def close(self) -> None:
         await self._client.transport.close()  # type: ignore[no-untyped-call]
+
+    async def _create(
+        self, name: str, body: bytes, headers: Mapping[str, str], due: datetime | None, **more: timedelta
+    ) -> None:
+        request = tasks_v2.HttpRequest(url=_URL, http_method=tasks_v2.HttpMethod.POST, headers=headers, body=body)
+        task = tasks_v2.Task(name=name, http_request=request, schedule_time=due, **more)
+        queue = name.rpartition("/tasks/")[0]
+        await self._client.create_task(parent=queue, task=task, retry=None, timeout=CALL_SECONDS)

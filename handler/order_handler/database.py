@@ -36,7 +36,6 @@ _IDLE_SECONDS = 5.0
 """A connection that was idle for this long is tested before it is used."""
 _STUCK_SECONDS = 30.0
 """A thread that is still busy this long after its call was given up never comes back."""
-_POSTGRESQL_NOW = "extract(epoch from clock_timestamp())::float8"
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -249,7 +248,7 @@ class Database:
         """The statement as the driver reads it."""
         if self.dialect == "sqlite":
             return statement
-        return re.sub(r":(\w+)", r"%(\1)s", statement).replace("epoch_now()", _POSTGRESQL_NOW)
+        return re.sub(r":(\w+)", r"%(\1)s", statement).replace("epoch_now()", tables.POSTGRESQL_NOW)
 
 
 def _engine(text: str, now: Callable[[], float]) -> Engine:

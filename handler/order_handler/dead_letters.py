@@ -12,10 +12,13 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from order_handler import logs, trace
 from order_handler.delivery import Delivery
+
+if TYPE_CHECKING:
+    from order_handler.cloud_tasks import CloudTasks
 
 MARGIN_SECONDS = 60
 """Added to the handler's timeout: a reservation may be replayed only when its run is over."""
@@ -73,18 +76,9 @@ class Entry:
     """How long a replay may wait for its answer."""
 
 
-class Api(Protocol):
-    """Cloud Tasks, as far as dead letters need it."""
-
-    async def create(self, entry: Entry) -> Stored: ...
-    async def find(self, name: str) -> Stored: ...
-    async def delete(self, name: str) -> str | None: ...
-    async def close(self) -> None: ...
-
-
 class DeadLetters:
-    def __init__(self, queue: str, timeout: int, open_api: Callable[[], Awaitable[Api]]) -> None:
-        """`timeout`: the handler's, in seconds. `open_api`: called before the first entry is stored."""
+    def __init__(self, queue: str, timeout: int, open_api: Callable[[], Awaitable["CloudTasks"]]) -> None:
+        """`timeout`: the handler's, in seconds. `open_api`: called once, before the first call of Cloud Tasks."""
         self._queue = queue
         self._queue_id = queue.rpartition("/")[2]
         self._reserved_for = timedelta(seconds=timeout + MARGIN_SECONDS)
@@ -92,7 +86,7 @@ class DeadLetters:
         self._deadline = timedelta(seconds=min(max(timeout, 15), 1800))
         self._open_api = open_api
         self._opening = asyncio.Lock()
-        self._api: Api | None = None
+        self._api: CloudTasks | None = None
 
     def is_replay(self, delivery: Delivery) -> bool:
         """Returns whether the delivery is a replay of an entry."""
@@ -131,11 +125,19 @@ class DeadLetters:
         if not failed:
             names += [name for earlier in range(again + 1) for name in _names(delivery, body, earlier, failed=True)]
         try:
-            api = await self._open()
+            api = await self.api()
             troubles = [await api.delete(self._path(name)) for name in names]
         except Exception as error:
             return repr(error)
         return next(filter(None, troubles), None)
+
+    async def api(self) -> "CloudTasks":
+        """The client, which the relay uses too."""
+        if self._api is None:
+            async with asyncio.timeout(OPEN_SECONDS), self._opening:
+                if self._api is None:
+                    self._api = await self._open_api()
+        return self._api
 
     async def close(self) -> None:
         if self._api:
@@ -156,7 +158,7 @@ class DeadLetters:
         # A task just below 1 MiB leaves no room for the headers, and perhaps not even for the whole name.
         variants = [(name, headers), *([(name, {})] if shorter else []), *((short, {}) for short in shorter)]
         try:
-            api = await self._open()
+            api = await self.api()
             for name, kept in variants:
                 stored = await api.create(Entry(self._path(name), body, kept, due, self._deadline))
                 if stored.outcome is Outcome.EXISTS:
@@ -171,19 +173,12 @@ class DeadLetters:
     async def _find(self, name: str) -> Stored:
         """LIVE, BLOCKED or UNKNOWN."""
         try:
-            return (await (await self._open()).find(self._path(name)))._replace(name=name)
+            return (await (await self.api()).find(self._path(name)))._replace(name=name)
         except Exception as error:
             return Stored(Outcome.UNKNOWN, repr(error))
 
     def _path(self, name: str) -> str:
         return f"{self._queue}/tasks/{name}"
-
-    async def _open(self) -> Api:
-        if self._api is None:
-            async with asyncio.timeout(OPEN_SECONDS), self._opening:
-                if self._api is None:
-                    self._api = await self._open_api()
-        return self._api
 
 
 def _names(delivery: Delivery, body: bytes, again: int, *, failed: bool = False) -> list[str]:

@@ -98,13 +98,14 @@ class Relay:
         open_api: Callable[[], Awaitable["CloudTasks"]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`queue`: `projects/P/locations/L/queues/Q`. `monotonic`: the clock that limits a pass."""
+        """`queue`: `projects/P/locations/L/queues/Q`. `open_api` is called before rows are sent.
+
+        `monotonic`: the clock that limits a pass.
+        """
         self._database = database
         self._queue = queue
         self._open_api = open_api
         self._monotonic = monotonic
-        self._opening = asyncio.Lock()
-        self._api: CloudTasks | None = None
 
     async def run(self) -> Pass:
         """Sends the rows that wait, oldest first, and logs what it did. Raises nothing."""
@@ -120,10 +121,6 @@ class Relay:
         _log(done)
         return done
 
-    async def close(self) -> None:
-        if self._api:
-            await self._api.close()
-
     async def _send_all(self, clock: float, done: Pass) -> None:
         end = self._monotonic() + PASS_SECONDS
         last: Row | None = None
@@ -133,7 +130,7 @@ class Relay:
                 return
             last = rows[-1]
             try:
-                api = await self._open()
+                api = await self._open_api()
             except Exception as error:
                 done.failure = repr(error)
                 return
@@ -156,12 +153,6 @@ class Relay:
         except Exception as error:
             return error
         return None
-
-    async def _open(self) -> "CloudTasks":
-        async with self._opening:
-            if self._api is None:
-                self._api = await self._open_api()
-            return self._api
 
 
 def _next(connection: Connection, clock: float, after: Row | None) -> list[Row]:

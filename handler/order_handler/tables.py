@@ -26,6 +26,8 @@ from sqlalchemy.sql.functions import FunctionElement
 KEPT_SECONDS = 62 * 24 * 3600
 """A task may come back for 31 days in the queue and 31 more in the dead-letter queue."""
 
+POSTGRESQL_NOW = "extract(epoch from clock_timestamp())::float8"
+
 _DELETED_AT_ONCE = 1000
 # Any number will do that no other program locks in this database.
 _ADVISORY_LOCK = 0x6F726465
@@ -40,14 +42,27 @@ class database_clock(FunctionElement[float]):  # noqa: N801  # reads as the SQL 
     inherit_cache = True
 
 
+class now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function that it is
+    """The database's clock at this statement, not at the start of its transaction."""
+
+    type = Double()
+    inherit_cache = True
+
+
 @compiles(database_clock, "postgresql")
-def _(element: database_clock, compiler: SQLCompiler, **_: object) -> str:
-    return "extract(epoch from clock_timestamp())::float8"
+@compiles(now, "postgresql")
+def _(element: FunctionElement[float], compiler: SQLCompiler, **_: object) -> str:
+    return POSTGRESQL_NOW
 
 
 @compiles(database_clock, "sqlite")
 def _(element: database_clock, compiler: SQLCompiler, **_: object) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "sqlite")
+def _(element: now, compiler: SQLCompiler, **_: object) -> str:
+    return "epoch_now()"
 
 
 effects = Table(
@@ -83,23 +98,6 @@ outbox = Table(
     Column("added_at", Double, nullable=False, server_default=database_clock(), index=True),
     Column("refused", Text),
 )
-
-
-class now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function that it is
-    """The database's clock at this statement, not at the start of its transaction."""
-
-    type = Double()
-    inherit_cache = True
-
-
-@compiles(now, "postgresql")
-def _(element: now, compiler: SQLCompiler, **_: object) -> str:
-    return "extract(epoch from clock_timestamp())::float8"
-
-
-@compiles(now, "sqlite")
-def _(element: now, compiler: SQLCompiler, **_: object) -> str:
-    return "epoch_now()"
 
 
 def create_missing(connection: Connection) -> None:

@@ -82,8 +82,8 @@ def step(delivery: Delivery, answers: tuple[Any, ...]) -> Call | Attempt:
     async def open_api() -> Api:
         return Api()
 
-    dead_letters = DeadLetters(DEAD_LETTER_QUEUE, 300, open_api)
-    dead_letters._api = Api()
+    dead_letters = DeadLetters(DEAD_LETTER_QUEUE, 300, open_api)  # type: ignore[arg-type]
+    dead_letters._api = Api()  # type: ignore[assignment]
     run = Attempts(Effects({"update_inventory": Deed()}), dead_letters).make(delivery, BODY)
     context = copy_context()
     try:

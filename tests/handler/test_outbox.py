@@ -23,7 +23,7 @@ from order_tasks import outbox as producer
 from sqlalchemy import create_engine, insert, inspect, select, text
 
 from tests.handler.calls import DELIVERED, Handler
-from tests.handler.conftest import Lines
+from tests.handler.conftest import DEAD_LETTER_QUEUE, Lines
 from tests.local.cloud_tasks.serving import LOCATION, Fault, Received, Serving
 
 QUEUE = f"{LOCATION}/queues/orders"
@@ -40,11 +40,17 @@ def service() -> Iterator[Serving]:
 
 
 @pytest.fixture
-async def relay(database: Database, service: Serving) -> AsyncIterator[Relay]:
-    relay = Relay(database, QUEUE, lambda: CloudTasks.open(service.grpc))
+async def dead_letters(service: Serving) -> AsyncIterator[DeadLetters]:
+    """Has the client that the relay uses too."""
+    dead_letters = DeadLetters(DEAD_LETTER_QUEUE, 300, lambda: CloudTasks.open(service.grpc))
+    yield dead_letters
+    await dead_letters.close()
+
+
+@pytest.fixture
+async def relay(database: Database, dead_letters: DeadLetters) -> Relay:
     await database.run(lambda _: None)  # creates the tables
-    yield relay
-    await relay.close()
+    return Relay(database, QUEUE, dead_letters.api)
 
 
 async def add(database: Database, *rows: dict[str, Any]) -> None:
@@ -62,7 +68,7 @@ async def left(database: Database) -> dict[str, str | None]:
 
 
 def created(service: Serving) -> list[CreateTaskRequest]:
-    return [call.request for call in service.received if call.name == "CreateTask"]
+    return [call.request for call in service.calls("CreateTask")]
 
 
 async def test_what_the_web_app_did_not_send_is_sent_oldest_first(
@@ -103,9 +109,7 @@ async def test_a_row_that_was_sent_before_is_deleted_and_not_sent_twice(
 
 async def test_two_passes_at_once_create_each_task_once(relay: Relay, database: Database, service: Serving) -> None:
     await add(database, *({} for _ in range(100)))
-    other = Relay(database, QUEUE, lambda: CloudTasks.open(service.grpc))
-    await asyncio.gather(relay.run(), other.run())
-    await other.close()
+    await asyncio.gather(relay.run(), relay.run())
     assert await left(database) == {}
     assert len(service.events) == 100
 
@@ -231,12 +235,13 @@ async def test_rows_that_wait_too_long_are_an_error_whether_the_pass_succeeds_or
     ]
 
 
-async def test_a_pass_ends_in_time_whatever_is_left(database: Database, service: Serving, relay: Relay) -> None:
+async def test_a_pass_ends_in_time_whatever_is_left(
+    database: Database, relay: Relay, dead_letters: DeadLetters
+) -> None:
     await add(database, *({} for _ in range(200)))
     clock = iter([0.0, 1.0, PASS_SECONDS + 1])
-    bounded = Relay(database, QUEUE, lambda: CloudTasks.open(service.grpc), lambda: next(clock))
+    bounded = Relay(database, QUEUE, dead_letters.api, lambda: next(clock))
     assert (await bounded.run()).counts() == {"sent": 50, "waiting": 150, "late": 0, "refused": 0}
-    await bounded.close()
 
 
 async def test_rows_are_deleted_only_after_cloud_tasks_has_them(
@@ -276,13 +281,10 @@ async def test_a_database_or_credentials_that_are_away_end_the_pass(
 
 
 async def test_the_handler_relays_for_its_caller_and_for_no_task(
-    environment: Environment, relay: Relay, database: Database, service: Serving
+    environment: Environment, relay: Relay, database: Database, service: Serving, dead_letters: DeadLetters
 ) -> None:
-    async def never() -> Any:  # noqa: ANN401 - no dead letters here
-        raise AssertionError
-
     await add(database, {})
-    handler = Handler(App(environment, Effects(), DeadLetters(environment.dead_letter_queue, 300, never), relay))
+    handler = Handler(App(environment, Effects(), dead_letters, relay))
     assert (await handler.send("POST", "/relay", DELIVERED, b"")).status != 200
     assert (await handler.send("GET", "/relay")).status in (404, 405)
     assert await left(database) == {"row-0000": None}
