@@ -66,8 +66,7 @@ class OrderTasks:
 
     def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
-        fields = {"orderId": order_id, "customerEmail": customer_email}
-        return self._create(Message(action, fields).request(self._config))
+        return self.create_task(action, {"orderId": order_id, "customerEmail": customer_email})
 
     def create_task(
         self, action: str, fields: Mapping[str, Any], **options: Unpack[TaskOptions]
@@ -147,8 +146,7 @@ class AsyncOrderTasks:
 
     async def create_order_task(self, order_id: str, action: str, customer_email: str) -> tasks_v2.Task | None:
         """Like `order_tasks.create_order_task`."""
-        fields = {"orderId": order_id, "customerEmail": customer_email}
-        return await self._create(Message(action, fields).request(self._config))
+        return await self.create_task(action, {"orderId": order_id, "customerEmail": customer_email})
 
     async def create_task(
         self, action: str, fields: Mapping[str, Any], **options: Unpack[TaskOptions]

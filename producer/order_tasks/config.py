@@ -35,8 +35,6 @@ _IN_LOCAL_OUTPUTS = _IN_OUTPUTS | {
     "emulator_host": f"output {_EMULATOR_OUTPUT} {{problem}}: run `python -m local up --json`"
 }
 
-_OPTIONAL = frozenset({"service_url", "invoker_email", "emulator_host", "dead_letter_queue", "dashboard_url"})
-
 _HOST = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])"
 _QUEUE_FORM = r"projects/[A-Za-z0-9.:-]+/locations/[a-z0-9-]+/queues/[A-Za-z0-9-]{1,100}"
 _FORMS = {
@@ -47,6 +45,7 @@ _FORMS = {
     "dashboard_url": (r"https://\S+", "a URL that begins with https://"),
     "emulator_host": (rf"{_HOST}:\d{{1,5}}", "host:port such as 127.0.0.1:8123"),
 }
+_OPTIONAL = _FORMS.keys() - {"queue"}
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,9 @@ class Config:
         output dead_letter_queue is required only with `dead_letters`. The queue adds the handler's address and the
         token: a stack names its invoker also where producers may not act as it.
         """
-        of_queue = {"service_url": None, "invoker_email": None}
-        values: dict[str, object] = {field: outputs.get(field) for field in _VARIABLES} | of_queue
-        if _EMULATOR_OUTPUT in outputs:
-            values["emulator_host"] = outputs[_EMULATOR_OUTPUT]
-            return cls._checked(values, _IN_LOCAL_OUTPUTS, dead_letters)
-        return cls._checked(values | {"emulator_host": environ.get(_EMULATOR) or None}, _IN_OUTPUTS, dead_letters)
+        values = {field: outputs.get(field) for field in _VARIABLES} | {"service_url": None, "invoker_email": None}
+        values["emulator_host"] = outputs.get(_EMULATOR_OUTPUT, environ.get(_EMULATOR) or None)
+        return cls._checked(values, _IN_LOCAL_OUTPUTS if _EMULATOR_OUTPUT in outputs else _IN_OUTPUTS, dead_letters)
 
     def environment(self) -> dict[str, str]:
         """The variables from which another process reads this configuration."""

@@ -35,13 +35,7 @@ class _LocalRetry(Retry):
     """Says how to start a local cloud if none answers."""
 
     def __call__(self, func: Any, on_error: Any = None) -> Any:  # noqa: ANN401 - any call of the client
-        call = super().__call__(func, on_error)
-
-        def explained(*args: Any, **fields: Any) -> Any:  # noqa: ANN401
-            with _explain_silence():
-                return call(*args, **fields)
-
-        return explained
+        return _explain_silence()(super().__call__(func, on_error))
 
 
 class _LocalAsyncRetry(AsyncRetry):

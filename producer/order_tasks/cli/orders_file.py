@@ -10,7 +10,7 @@ import json
 import reprlib
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass
 from io import FileIO
 
@@ -83,39 +83,31 @@ def _parse(text: bytes | None, size: int) -> Order | Message:
 
 async def _read_lines(file: FileIO) -> AsyncGenerator[tuple[bytes | None, int], None]:
     """Each line without its end, or None if it is too long, and its size in bytes."""
-    loop = asyncio.get_running_loop()
-    chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
-    wanted = threading.Semaphore(1)
+    parts: list[bytes] = []
+    size = 0
+    while chunk := await _read(file):
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            size += len(end) + 1
+            yield (b"".join([*parts, end]) if size <= _MAX_LINE_BYTES else None), size
+            parts, size = [], 0
+        size += len(rest)
+        if size <= _MAX_LINE_BYTES:
+            parts.append(rest)
+    if size:
+        yield (b"".join(parts) if size <= _MAX_LINE_BYTES else None), size
+
+
+async def _read(file: FileIO) -> bytes:
+    chunk: Future[bytes] = Future()
+    chunk.set_running_or_notify_cancel()  # an interrupt does not cancel it: the thread may still be reading
 
     def read() -> None:
-        with suppress(RuntimeError, ValueError):  # after an interrupt the loop or the file is closed
-            while wanted.acquire():
-                try:
-                    chunk: bytes | OSError = file.read(_CHUNK_BYTES)
-                except OSError as error:
-                    chunk = error
-                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
-                if not isinstance(chunk, bytes) or not chunk:
-                    return
+        try:
+            chunk.set_result(file.read(_CHUNK_BYTES))
+        except Exception as error:
+            chunk.set_exception(error)
 
     # Not asyncio.to_thread: at its end the loop would wait for a read that may never return.
     threading.Thread(target=read, daemon=True).start()
-    parts: list[bytes] = []
-    size = 0
-    try:
-        while chunk := await chunks.get():
-            if isinstance(chunk, OSError):
-                raise chunk
-            wanted.release()
-            *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                size += len(end) + 1
-                yield (b"".join([*parts, end]) if size <= _MAX_LINE_BYTES else None), size
-                parts, size = [], 0
-            size += len(rest)
-            if size <= _MAX_LINE_BYTES:
-                parts.append(rest)
-        if size:
-            yield (b"".join(parts) if size <= _MAX_LINE_BYTES else None), size
-    finally:
-        wanted.release()  # the thread wakes up and ends
+    return await asyncio.wrap_future(chunk)

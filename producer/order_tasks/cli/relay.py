@@ -7,7 +7,7 @@ The handler's own relay does this where it shares the web app's database. This c
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,10 @@ from order_tasks.errors import ConfigError, InvalidOrderError
 from order_tasks.message import MAX_BODY_BYTES
 from order_tasks.operations import open_database
 from order_tasks.operations.times import Clock
-from order_tasks.outbox import CLOCK, HORIZON_SECONDS, Row, delete_from
+from order_tasks.outbox import HORIZON_SECONDS, Row, delete_from
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from order_tasks.operations.database import Database
 
 YOUNG_SECONDS = 15
 """A row of this age is still the web app's to send."""
@@ -36,6 +36,7 @@ _NEXT = (
 )
 _AFTER = " AND (added_at, task_id) > (:added_at, :task_id)"
 _COUNT = f"SELECT (SELECT count(*) FROM outbox WHERE {_OPEN}), (SELECT count(*) FROM outbox WHERE refused IS NOT NULL)"
+_REFUSE = "UPDATE outbox SET refused = :reason WHERE task_id = :task AND refused IS NULL"
 
 
 @dataclass(slots=True)
@@ -53,14 +54,12 @@ def relay(args: argparse.Namespace, clock: Clock) -> int:
     url = database_url(args)
     if url is None:
         raise ConfigError('ORDER_TASKS_DATABASE_URL is missing: export it, such as "postgresql://USER@HOST/SHOP"')
-    config, engine = read_config(args), open_database(url).engine
-    with ExitStack() as stack:
-        stack.callback(engine.dispose)
-        tasks = stack.enter_context(OrderTasks(config))
+    config, database = read_config(args), open_database(url)
+    with closing(database), OrderTasks(config) as tasks:
         if args.refused:
-            _ask_again(engine)
+            database.execute("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL")
         while True:
-            done = _pass(engine, tasks)
+            done = _pass(database, tasks)
             sys.stdout.write(f"{done.sent} sent, {done.waiting} wait, {done.refused} are refused\n")
             if done.failure:
                 sys.stderr.write(f"ended early: {done.failure}\n")
@@ -70,49 +69,31 @@ def relay(args: argparse.Namespace, clock: Clock) -> int:
             clock.sleep(args.every)
 
 
-def _pass(engine: "Engine", tasks: OrderTasks) -> _Pass:
+def _pass(database: "Database", tasks: OrderTasks) -> _Pass:
     """One pass over the rows that are older than 15 s, oldest first. An error that belongs to no row ends it."""
-    from sqlalchemy import text
-    from sqlalchemy.exc import SQLAlchemyError
-
     done = _Pass()
     try:
-        with engine.connect() as connection:
-            now = connection.execute(text(f"SELECT {CLOCK[engine.dialect.name]}")).scalar_one()
+        [(now,)] = database.execute(f"SELECT {database.now}")
         values = {"now": now, "age": YOUNG_SECONDS, "horizon": HORIZON_SECONDS}
         after: dict[str, object] = {}
         while done.failure is None:
-            with engine.connect() as connection:
-                statement = text(_NEXT.format(after=_AFTER if after else ""))
-                limits = {"size": MAX_BODY_BYTES + 1, "batch": _BATCH}
-                found = connection.execute(statement, {**values, **limits, **after}).all()
+            statement = _NEXT.format(after=_AFTER if after else "")
+            found = database.execute(statement, size=MAX_BODY_BYTES + 1, batch=_BATCH, **values, **after)
             if not found:
                 break
             after = {"added_at": found[-1].added_at, "task_id": found[-1].task_id}
-            _send(engine, tasks, [Row(*row[:4]) for row in found], done)
-        with engine.connect() as connection:
-            done.waiting, done.refused = connection.execute(text(_COUNT), values).one()
-    except SQLAlchemyError as error:
+            _send(database, tasks, [Row(*row[:4]) for row in found], done)
+        [(done.waiting, done.refused)] = database.execute(_COUNT, **values)
+    except OSError as error:
         done.failure = error
     return done
 
 
-def _send(engine: "Engine", tasks: OrderTasks, rows: Sequence[Row], done: _Pass) -> None:
-    from sqlalchemy import text
-
-    published = tasks.publish(rows, lambda ids: delete_from(engine, ids))
+def _send(database: "Database", tasks: OrderTasks, rows: Sequence[Row], done: _Pass) -> None:
+    published = tasks.publish(rows, lambda ids: delete_from(database.engine, ids))
     done.sent += len(published.sent)
     for task, error in published.waiting.items():
         if isinstance(error, InvalidOrderError | InvalidArgument):
-            with engine.begin() as connection:
-                statement = text("UPDATE outbox SET refused = :reason WHERE task_id = :task AND refused IS NULL")
-                connection.execute(statement, {"reason": str(error)[:500], "task": task})
+            database.execute(_REFUSE, reason=str(error)[:500], task=task)
         elif error is not None and not published.sent:
             done.failure = error
-
-
-def _ask_again(engine: "Engine") -> None:
-    from sqlalchemy import text
-
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE outbox SET refused = NULL WHERE refused IS NOT NULL"))

@@ -8,7 +8,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -28,12 +28,6 @@ class ShopOrderTasks(AsyncOrderTasks):
     def __init__(self, config: Config, url: str) -> None:
         super().__init__(config)
         self._url = url.rstrip("/")
-
-    async def send_orders(
-        self, orders: Iterable[_Order] | AsyncIterable[_Order], in_flight: int = 20, due: datetime | None = None
-    ) -> AsyncGenerator[Outcome[_Order], None]:
-        async for outcome in super().send_orders(orders, in_flight, due):
-            yield outcome
 
     async def _create_all(
         self, order: _Order, calls: asyncio.Semaphore, due: datetime | None = None

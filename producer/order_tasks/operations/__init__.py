@@ -96,7 +96,7 @@ class Operations:
     def close(self) -> None:
         self.queues.close()
         if self.database:
-            self.database.engine.dispose()
+            self.database.close()
 
     def __enter__(self) -> Self:
         return self

@@ -4,11 +4,11 @@ Needs SQLAlchemy.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Text, column, create_engine, delete, inspect, or_, select, table, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -94,6 +94,15 @@ class Database:
             noted = sorted({*effects, *(row.effect for row in rows if row.effect)})
             statement = text(_CANCEL.format(now=self.now))
             connection.execute(statement, [{"order_id": order_id, "effect": each} for each in noted])
+
+    def execute(self, statement: str, **values: object) -> Sequence[Any]:
+        """Run one statement in a transaction of its own. Returns the rows that it gives."""
+        with self._transaction() as connection:
+            result = connection.execute(text(statement), values)
+            return result.all() if result.returns_rows else ()
+
+    def close(self) -> None:
+        self.engine.dispose()
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
