@@ -7,10 +7,12 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from order_handler.actions import ACTIONS
+from order_tasks.testing import cloud_tasks as cloud_tasks
 from playwright.sync_api import Browser
 from sqlalchemy import create_engine, text
 
@@ -59,6 +61,15 @@ def postgresql_url(postgresql: str, request: pytest.FixtureRequest) -> Iterator[
         yield postgresql + name
         connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
     engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shop.sqlite'}"
+    found: str = request.getfixturevalue("postgresql_url")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,16 +30,7 @@ def load_shop() -> ModuleType:
 
 
 @pytest.fixture
-def cloud_tasks() -> Iterator[InMemoryCloudTasks]:
-    with InMemoryCloudTasks() as cloud_tasks:
-        yield cloud_tasks
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["Database"]:
-    url = f"sqlite:///{tmp_path}/shop.sqlite"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
+def database(url: str) -> Iterator["Database"]:
     database = Database(url)
     yield database
     database.engine.dispose()

@@ -110,13 +110,13 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
     return read
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shop.db'}"
-    found: str = request.getfixturevalue("postgresql_url")
-    return found
+@pytest.fixture
+async def sqlite(tmp_path: Path) -> AsyncIterator[Database]:
+    """A new database, for tests that speak of something else."""
+    opened = Database(f"sqlite:///{tmp_path / 'shop.db'}")
+    await opened.prepare()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

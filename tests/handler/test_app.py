@@ -56,10 +56,13 @@ async def test_the_root_says_that_the_handler_runs_and_logs_nothing(
 
 @both
 @pytest.mark.parametrize("action", ["send_confirmation", "update_inventory", "notify_warehouse"])
-async def test_an_order_that_is_done_is_200(handler: Handler, headers: dict[str, str], action: str) -> None:
+async def test_an_order_that_is_done_is_200_and_no_dead_letter(
+    handler: Handler, cloud: DeadLetterQueue, headers: dict[str, str], action: str
+) -> None:
     answer = await handler.order(headers, action=action)
     assert (answer.status, answer.json) == (200, {"status": "processed", "orderId": "ORD-1"})
     assert answer.headers["content-type"] == "application/json"
+    assert cloud.names == []
 
 
 @both

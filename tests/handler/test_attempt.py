@@ -108,14 +108,6 @@ def failed(queue: str = "cloud-run-tasks", task: str = "task-1", body: bytes = B
 
 
 @pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
-async def test_what_is_done_touches_no_dead_letter(
-    handler: Handler, cloud: DeadLetterQueue, headers: dict[str, str]
-) -> None:
-    assert (await order(handler, headers)).json == PROCESSED
-    assert cloud.names == []
-
-
-@pytest.mark.parametrize("headers", [DIRECT, DELIVERED], ids=["direct", "delivered"])
 async def test_an_effect_that_happened_earlier_or_was_cancelled_is_200_and_says_so(
     handler: Handler, deed: Deed, headers: dict[str, str]
 ) -> None:
@@ -293,14 +285,6 @@ async def test_a_success_deletes_the_entry_of_an_earlier_failure_too(
     assert (await order(handler, DELIVERED)).status == 500
     assert cloud.entry.name == failed()
     assert (await order(handler, LAST)).json == PROCESSED
-    assert cloud.entries == {}
-
-
-async def test_a_last_attempt_of_what_was_done_before_releases_its_reservation(
-    handler: Handler, cloud: DeadLetterQueue, deed: Deed
-) -> None:
-    deed.ends = [AlreadyProcessedError("done before")]
-    assert (await order(handler, LAST)).json == ALREADY_PROCESSED
     assert cloud.entries == {}
 
 

@@ -104,14 +104,6 @@ def test_ten_processes_that_start_at_once_create_the_tables_once(url: str) -> No
     database.close()
 
 
-def test_ten_threads_with_connections_of_their_own_create_the_tables_once(url: str) -> None:
-    databases = [Database(url) for _ in range(10)]
-    with ThreadPoolExecutor(10) as threads:
-        list(threads.map(Database.create_missing, databases))
-    for database in databases:
-        database.close()
-
-
 def test_tables_that_exist_keep_what_they_hold(database: Database) -> None:
     database.create_missing()
     with database._engine.begin() as connection:

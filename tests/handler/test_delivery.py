@@ -10,9 +10,6 @@ def test_a_request_without_a_task_name_is_no_delivery() -> None:
 
 def test_a_delivery_names_its_task_and_its_queue() -> None:
     assert Delivery.read({**TASK, "x-cloudtasks-taskretrycount": "3"}) == Delivery("cloud-run-tasks", "task-1", 3)
-
-
-def test_a_missing_queue_stays_unknown() -> None:
     assert Delivery.read({"x-cloudtasks-taskname": "task-1"}) == Delivery(None, "task-1", None)
 
 
@@ -53,10 +50,6 @@ def test_the_execution_count_says_nothing_about_the_attempt() -> None:
     delivery = Delivery.read({**TASK, "x-cloudtasks-taskretrycount": "1", "x-cloudtasks-taskexecutioncount": "9"})
     assert delivery is not None
     assert delivery.attempt == 2
-
-
-def test_the_only_attempt_of_one_is_the_last() -> None:
-    assert Delivery("cloud-run-tasks", "task-1", 0, max_attempts=1).is_last
 
 
 @pytest.mark.parametrize(

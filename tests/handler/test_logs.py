@@ -60,18 +60,6 @@ def test_a_line_says_severity_message_and_time_in_utc(log: Log) -> None:
     assert datetime.fromisoformat(found["time"]).utcoffset() == timedelta(0)
 
 
-def test_fields_stand_beside_the_message_and_none_is_left_out(write: Log) -> None:
-    found = write("done", orderId="Bestellung-ü", status=200, task=None)
-    assert (found["orderId"], found["status"]) == ("Bestellung-ü", 200)
-    assert "task" not in found
-
-
-def test_a_failure_brings_its_stack(log: Log) -> None:
-    stack = log("failed", boom("boom"))["stack_trace"]
-    assert stack.startswith("Traceback")
-    assert stack.endswith("RuntimeError: boom")
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

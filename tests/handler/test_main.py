@@ -337,10 +337,6 @@ def test_an_idle_connection_does_not_delay_the_end() -> None:
     ("name", "value"),
     [
         ("MAX_ATTEMPTS", None),
-        ("MAX_ATTEMPTS", "0"),
-        ("MAX_ATTEMPTS", "many"),
-        ("PORT", "http"),
-        ("DEAD_LETTER_QUEUE", None),
         ("SIMULATE_EFFECTS", None),
         ("DATABASE_URL", "postgresql://shop:geheim@db:port/shop"),
     ],

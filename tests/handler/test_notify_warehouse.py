@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 from order_handler.actions.notify_warehouse import Warehouse
@@ -61,16 +60,8 @@ async def door() -> AsyncIterator[Door]:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    found = Database(f"sqlite:///{tmp_path / 'shop.db'}")
-    await found.prepare()
-    yield found
-    found.close()
-
-
-@pytest.fixture
-async def warehouse(door: Door, database: Database) -> AsyncIterator[Warehouse]:
-    found = Warehouse(door.url, SECRET, Ledger(database))
+async def warehouse(door: Door, sqlite: Database) -> AsyncIterator[Warehouse]:
+    found = Warehouse(door.url, SECRET, Ledger(sqlite))
     yield found
     await found.close()
 
@@ -139,26 +130,24 @@ async def test_a_body_that_is_broken_or_cut_short_undoes_no_answer(warehouse: Wa
     await warehouse.notify(*KEY)
 
 
-async def test_a_warehouse_that_is_away_is_transient(database: Database) -> None:
-    warehouse = Warehouse("http://127.0.0.1:1/", SECRET, Ledger(database))
+async def test_a_warehouse_that_is_away_is_transient(sqlite: Database) -> None:
+    warehouse = Warehouse("http://127.0.0.1:1/", SECRET, Ledger(sqlite))
     with pytest.raises(TransientError, match="ConnectError"):
         await warehouse.notify(*KEY)
     await warehouse.close()
 
 
-async def test_a_warehouse_that_says_nothing_ends_at_the_deadline(door: Door, database: Database) -> None:
+async def test_a_warehouse_that_says_nothing_ends_at_the_deadline(door: Door, sqlite: Database) -> None:
     door.answer = None
-    warehouse = Warehouse(door.url, SECRET, Ledger(database, seconds=0.3))
+    warehouse = Warehouse(door.url, SECRET, Ledger(sqlite, seconds=0.3))
     with pytest.raises(TransientError, match="Out of time"):
         await warehouse.notify(*KEY)
     await warehouse.close()
 
 
-async def test_no_proxy_of_the_machine_is_asked(
-    door: Door, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_proxy_of_the_machine_is_asked(door: Door, sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    warehouse = Warehouse(door.url, SECRET, Ledger(database))
+    warehouse = Warehouse(door.url, SECRET, Ledger(sqlite))
     await warehouse.notify(*KEY)
     await warehouse.close()
 

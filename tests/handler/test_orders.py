@@ -15,8 +15,6 @@ from sqlalchemy.exc import IntegrityError
 
 from tests.messages import BAD, GOOD
 
-SIMULATED = Effects()
-
 
 def test_fields_that_are_unknown_here_are_ignored() -> None:
     order = orders.parse(b'{"orderId": "ORD-1", "action": "update_inventory", "giftWrap": {"colour": "red"}}')
@@ -46,22 +44,6 @@ def test_what_is_not_json_is_a_permanent_failure(body: bytes) -> None:
 def test_every_wrong_field_is_named_with_the_reason(message: dict[str, Any], words: str) -> None:
     with pytest.raises(PermanentError, match=f"^{re.escape(words)}$"):
         orders.parse(json.dumps(message).encode()).message()
-
-
-def test_a_key_tells_effects_apart_and_none_leaves_them_as_they_are() -> None:
-    def effect(**fields: object) -> str:
-        return orders.parse(json.dumps({**GOOD, **fields}).encode()).message().effect
-
-    assert effect() == effect(key=None) == "send_confirmation"
-    assert effect(key="second") == "send_confirmation#second"
-
-
-@pytest.mark.parametrize("action", ["notify_warehouse", "send_confirmation", "update_inventory"])
-async def test_each_action_says_what_it_did_and_to_which_order(action: str) -> None:
-    did = await orders.process(orders.parse(json.dumps({**GOOD, "action": action}).encode()), SIMULATED, None)
-    assert "ORD-1" in did
-    assert "(simulated)" in did
-    assert "ada@example.com" not in did
 
 
 @pytest.mark.parametrize(("retries", "plain"), [(None, False), (0, False), (2, False), (3, True), (9, True)])

@@ -133,11 +133,8 @@ async def serve(post: Post) -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    database = Database(f"sqlite:///{tmp_path / 'shop.db'}")
-    await database.prepare()
-    yield Ledger(database)
-    database.close()
+def ledger(sqlite: Database) -> Ledger:
+    return Ledger(sqlite)
 
 
 @pytest.fixture

@@ -46,14 +46,6 @@ async def test_an_orders_lines_leave_the_stock(database: Database) -> None:
     assert await left(database) == {"cup": 1, "pot": 0, "tea": 9}
 
 
-async def test_a_second_run_takes_nothing(database: Database) -> None:
-    await fill(database, {"cup": 5}, {"ORD-1": {"cup": 1}})
-    await Stock(database).take("ORD-1", ACTION)
-    with pytest.raises(AlreadyProcessedError, match="ORD-1"):
-        await Stock(database).take("ORD-1", ACTION)
-    assert await left(database) == {"cup": 4}
-
-
 async def test_a_cancelled_order_takes_nothing(database: Database) -> None:
     await fill(database, {"cup": 5}, {"ORD-1": {"cup": 1}})
     cancelled = {"order_id": "ORD-1", "action": ACTION, "token": "cancelled", "claimed_until": 0.0, "done_at": 0.0}

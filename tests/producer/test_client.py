@@ -150,11 +150,6 @@ async def test_a_new_orders_three_calls_are_in_flight_together(client: Client, s
     assert sorted(task.name for task in tasks.values() if task) == sorted(service.names)
 
 
-async def test_a_new_order_again_creates_nothing(client: Client) -> None:
-    await client.process_new_order("ORD-1", "ada@example.com")
-    assert await client.process_new_order("ORD-1", "ada@example.com") == dict.fromkeys(NEW_ORDER_ACTIONS)
-
-
 async def test_all_three_are_awaited_before_the_failed_are_named(client: Client, service: Service) -> None:
     service.faults["send_confirmation"] = [grpc.StatusCode.NOT_FOUND]
     service.faults["update_inventory"] = [grpc.StatusCode.UNAVAILABLE] * 2

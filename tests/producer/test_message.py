@@ -28,11 +28,6 @@ async def test_a_task_of_any_action_is_created_once(client: Client, service: Ser
     assert second.name.endswith("-send_confirmation-ORD-1-second")
 
 
-def test_a_message_without_key_is_an_orders(config: Config) -> None:
-    [message] = Order("ORD-1", "ada@example.com", ("send_confirmation",)).messages
-    assert message_request(config, "send_confirmation", ORDER) == message.request(config)
-
-
 def test_the_key_is_part_of_the_message_that_the_handler_reads(config: Config) -> None:
     body = message_request(config, "send_confirmation", ORDER, key="r.2").task.http_request.body
     assert orders.parse(body).message().effect == "send_confirmation#r.2"

@@ -7,7 +7,7 @@ import pytest
 from google.cloud.tasks_v2 import HttpMethod
 from hypothesis import given
 from hypothesis import strategies as st
-from order_tasks import NEW_ORDER_ACTIONS, Config, InvalidOrderError, Order
+from order_tasks import Config, InvalidOrderError, Order
 from order_tasks.message import Message, task_id
 
 CONFIG = Config("projects/p/locations/l/queues/q", "https://handler.run.app/", "invoker@p.iam.gserviceaccount.com")
@@ -64,10 +64,6 @@ def test_without_an_invoker_a_task_has_no_token_and_without_a_url_the_placeholde
         request = Message("update_inventory", {"orderId": "ORD-1"}).request(Config(CONFIG.queue, url))
         assert request.task.http_request.url == f"{sent}/process-order"
         assert "oidc_token" not in request.task.http_request
-
-
-def test_a_new_order_asks_for_three_tasks() -> None:
-    assert tuple(message.action for message in Order("ORD-1", "ada@example.com").messages) == NEW_ORDER_ACTIONS
 
 
 @pytest.mark.parametrize(("actions", "reason"), [((), "at least one"), ("send_confirmation", "pass a tuple")])

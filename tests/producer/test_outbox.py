@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,31 +22,20 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspe
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.local.cloud_tasks.serving import ACCOUNT, LOCATION, Fault, Received, Serving
+from tests.local.cloud_tasks.serving import Fault, Received
+from tests.producer.service import QUEUE, Service
 
-QUEUE = f"{LOCATION}/queues/orders"
-URL = "https://task-handler-abc.a.run.app"
 Publish = Callable[..., Published]
 
 
-@pytest.fixture
-def service() -> Iterator[Serving]:
-    with Serving(declared={QUEUE: []}) as service:
-        service.now = time.time()
-        yield service
+@pytest.fixture(autouse=True)
+def _now(service: Service) -> None:
+    service.now = time.time()  # clients and databases have no virtual clock
 
 
 @pytest.fixture
-def config(service: Serving) -> Config:
-    return Config(QUEUE, URL, ACCOUNT, emulator_host=service.grpc)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    url = f"sqlite:///{tmp_path}/shop.sqlite"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url").replace("postgresql:", "postgresql+psycopg:")
-    engine = create_engine(url, poolclass=NullPool)
+def engine(url: str) -> Iterator[Engine]:
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text(outbox.TABLE[engine.dialect.name]))
     yield engine
@@ -80,8 +68,8 @@ def add(engine: Engine, *arguments: Any, **options: Any) -> Rows:  # noqa: ANN40
         return outbox.add(connection, *arguments, **options)
 
 
-def created(service: Serving) -> list[CreateTaskRequest]:
-    return [call.request for call in service.received if call.name == "CreateTask"]
+def created(service: Service) -> list[CreateTaskRequest]:
+    return [call.request for call in service.calls("CreateTask")]
 
 
 def failing(status: grpc.StatusCode, *, after: bool = False) -> Callable[[Received], Fault]:
@@ -121,7 +109,7 @@ def test_a_row_is_the_orders_message_and_a_name_of_its_own(engine: Engine) -> No
     assert {row.task_id for row in rows}.isdisjoint(row.task_id for row in again)
 
 
-def test_a_task_of_any_action_is_added_beside_the_order(engine: Engine, publish: Publish, service: Serving) -> None:
+def test_a_task_of_any_action_is_added_beside_the_order(engine: Engine, publish: Publish, service: Service) -> None:
     fields = {"orderId": "ORD-1", "customerEmail": "ada@example.com"}
     due = datetime.now(UTC) + timedelta(days=400)
     with engine.begin() as connection:
@@ -144,7 +132,7 @@ def test_an_order_that_can_never_become_a_task_is_refused_before_it_is_committed
 
 
 def test_what_is_published_is_created_and_its_rows_are_deleted(
-    engine: Engine, publish: Publish, service: Serving, config: Config
+    engine: Engine, publish: Publish, service: Service, config: Config
 ) -> None:
     rows = add(engine, "ORD-1", "ada@example.com", ["send_confirmation"], headers={"traceparent": "00-1"})
     published = publish(rows)
@@ -174,7 +162,7 @@ def test_a_task_carries_the_trace_in_which_it_was_made(config: Config, value: st
 
 
 def test_a_row_that_was_sent_before_is_deleted_and_not_sent_twice(
-    engine: Engine, publish: Publish, service: Serving
+    engine: Engine, publish: Publish, service: Service
 ) -> None:
     rows = add(engine, "ORD-1", "ada@example.com")
     service.fault = failing(grpc.StatusCode.PERMISSION_DENIED, after=True)
@@ -189,9 +177,8 @@ def test_a_row_that_was_sent_before_is_deleted_and_not_sent_twice(
 @pytest.mark.parametrize("code", ["PERMISSION_DENIED", "NOT_FOUND", "INVALID_ARGUMENT", "INTERNAL", "UNAVAILABLE"])
 def test_publish_raises_nothing_and_tells_what_waits(
     code: str,
-    tmp_path: Path,
     config: Config,
-    service: Serving,
+    service: Service,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = replace(config, call_timeout=0.2)
@@ -222,7 +209,7 @@ def test_a_database_that_cannot_delete_leaves_the_rows_to_the_relay(
     assert "away" in caplog.text
 
 
-def test_a_time_to_run_is_the_tasks_schedule(engine: Engine, publish: Publish, service: Serving) -> None:
+def test_a_time_to_run_is_the_tasks_schedule(engine: Engine, publish: Publish, service: Service) -> None:
     due = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
     publish(add(engine, "ORD-1", "ada@example.com", ["send_confirmation"], due=due))
     publish(add(engine, "ORD-2", "ada@example.com", ["send_confirmation"], due=due - timedelta(days=9)))
@@ -232,7 +219,7 @@ def test_a_time_to_run_is_the_tasks_schedule(engine: Engine, publish: Publish, s
 
 
 def test_a_row_due_in_more_than_thirty_days_waits_without_a_call(
-    engine: Engine, publish: Publish, service: Serving
+    engine: Engine, publish: Publish, service: Service
 ) -> None:
     rows = add(engine, "ORD-1", "ada@example.com", ["send_confirmation"], due=datetime.now(UTC) + timedelta(days=31))
     assert publish(rows) == Published([], {rows[0].task_id: None})
@@ -243,16 +230,13 @@ def test_a_row_due_in_more_than_thirty_days_waits_without_a_call(
 BAD_ROWS = [
     (Row("", "{}"), "Missing task_id"),
     (Row("a/b", "{}"), "task_id: Expected `str` matching regex"),
-    (Row("a" * 501, "{}"), "task_id: Expected `str` matching regex"),
     (Row("broken-json", '{"orderId": '), "body: not valid JSON: "),
     (Row("deep", "[" * 100_000), "body: not valid JSON: "),
     (Row("half-a-pair", '"\ud800"'), "body: not valid JSON: "),
-    (Row("large", json.dumps("x" * 1_100_000)), "body: Expected `str` of length <= 1024000"),
     (
         Row("large-in-bytes", json.dumps("\u20ac" * 400_000, ensure_ascii=False)),
         "body: 1200002 bytes, more than 1024000",
     ),
-    (Row("inf", "{}", due=float("inf")), "due: Expected `float`"),
     (Row("nan", "{}", due=float("nan")), "due: Expected `float`"),
     (Row("milliseconds", "{}", due=1.8e12), "due: Expected `float` <= "),
     (Row("bytes", b"{}"), "body: Expected `str`, got `bytes`"),  # type: ignore[arg-type]
@@ -263,7 +247,7 @@ BAD_ROWS = [
 ]
 
 
-def test_each_bad_row_is_named_and_blocks_no_other(config: Config, service: Serving) -> None:
+def test_each_bad_row_is_named_and_blocks_no_other(config: Config, service: Service) -> None:
     good = outbox.rows("ORD-1", "ada@example.com")
     with OrderTasks(config) as tasks:
         published = tasks.publish([*(row for row, _ in BAD_ROWS), *good])
@@ -276,7 +260,7 @@ def test_each_bad_row_is_named_and_blocks_no_other(config: Config, service: Serv
     assert len(created(service)) == 3
 
 
-def test_what_cloud_tasks_refuses_is_told_apart_from_what_belongs_to_no_row(config: Config, service: Serving) -> None:
+def test_what_cloud_tasks_refuses_is_told_apart_from_what_belongs_to_no_row(config: Config, service: Service) -> None:
     [row] = outbox.rows("ORD-1", "ada@example.com", ["send_confirmation"])
     with OrderTasks(config) as tasks:
         service.fault = failing(grpc.StatusCode.INVALID_ARGUMENT)
@@ -285,7 +269,7 @@ def test_what_cloud_tasks_refuses_is_told_apart_from_what_belongs_to_no_row(conf
         assert isinstance(tasks.publish([row]).waiting[row.task_id], PermissionDenied)
 
 
-async def test_an_asyncio_engine_adds_and_deletes(postgresql_url: str, config: Config, service: Serving) -> None:
+async def test_an_asyncio_engine_adds_and_deletes(postgresql_url: str, config: Config, service: Service) -> None:
     engine = create_async_engine(postgresql_url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
     async with AsyncOrderTasks(config) as tasks:
         async with engine.begin() as connection:

@@ -5,14 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import order_tasks
 import pytest
 from google.api_core import exceptions
-from order_tasks import AsyncOrderTasks, Config, ConfigError, InvalidOrderError, Order, OrderTasks, outbox
+from order_tasks import AsyncOrderTasks, Config, ConfigError, Order, OrderTasks, outbox
 from order_tasks.testing import QUEUE, InMemoryCloudTasks
 
 from local.program import ROOT
@@ -20,12 +19,6 @@ from local.program import ROOT
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CREATE = ("ORD-1", "send_confirmation", "ada@example.com")
-
-
-@pytest.fixture
-def cloud_tasks() -> Iterator[InMemoryCloudTasks]:
-    with InMemoryCloudTasks() as cloud_tasks:
-        yield cloud_tasks
 
 
 def test_every_client_is_recorded_with_name_action_fields_and_time(cloud_tasks: InMemoryCloudTasks) -> None:
@@ -57,14 +50,6 @@ def test_every_client_is_recorded_with_name_action_fields_and_time(cloud_tasks: 
     assert before <= first.time <= last.time <= datetime.now(UTC)
     assert last.due == due
     assert sixth.headers["X-Trace"] == "7"
-
-
-def test_a_name_is_created_once_and_an_invalid_order_never(cloud_tasks: InMemoryCloudTasks) -> None:
-    assert order_tasks.create_order_task(*CREATE) is not None
-    assert order_tasks.create_order_task(*CREATE) is None
-    with pytest.raises(InvalidOrderError):
-        order_tasks.create_order_task("", *CREATE[1:])
-    assert len(cloud_tasks.created) == 1
 
 
 def test_a_refusal_is_raised_for_its_action_and_as_often_as_it_says(cloud_tasks: InMemoryCloudTasks) -> None:

@@ -3,7 +3,6 @@
 import io
 import sys
 
-import grpc
 import pytest
 
 from tests.local.cloud_tasks.serving import Fault
@@ -79,11 +78,3 @@ def test_a_task_of_the_main_queue_is_not_dropped(service: Service, capsys: pytes
     assert service.command("drop", f"{QUEUE}/tasks/ORD-1", "--yes") == 1
     assert capsys.readouterr().err == f"{QUEUE}/tasks/ORD-1 not found: processed, dropped or never stored\n"
     assert len(service.tasks(QUEUE)) == 1
-
-
-def test_a_refusal_of_the_service_ends_with_1(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
-    service.store("a")
-    service.faults["DeleteTask"] = [grpc.StatusCode.PERMISSION_DENIED]
-    assert service.command("drop", "a", "--yes") == 1
-    assert capsys.readouterr().err == "403 on command\n"
-    assert service.letters == ["a"]

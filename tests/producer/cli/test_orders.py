@@ -20,12 +20,9 @@ pytestmark = pytest.mark.usefixtures("environment")
 ACTIONS = ("notify_warehouse", "send_confirmation", "update_inventory")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+@pytest.fixture
+def engine(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """The handler's database, which ORDER_TASKS_DATABASE_URL names."""
-    url = f"sqlite:///{tmp_path}/orders.sqlite"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
     engine = create_engine(url)
     with engine.begin() as connection:
         tables.create_missing(connection)
@@ -37,15 +34,9 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def effect(engine: Engine, action: str, *, done: bool = False, claimed_for: float = 0, order: str = "ORD-1") -> None:
     """Note an effect in the ledger."""
     until = time.time() + claimed_for
-    row = {
-        "order_id": order,
-        "action": action,
-        "token": "run",
-        "claimed_until": until,
-        "done_at": until if done else None,
-    }
+    row = tables.effects.insert().values((order, action, "run", until, until if done else None))
     with engine.begin() as connection:
-        connection.execute(tables.effects.insert(), row)
+        connection.execute(row)
 
 
 def ledger(engine: Engine) -> dict[str, str]:
@@ -114,18 +105,10 @@ def test_find_tells_the_whole_story_of_an_order(
     service.statuses[task] = [500]
     service.start(f"{QUEUE}/tasks/{task}")
     service.tick(0)
-    line = {
-        "severity": "WARNING",
-        "time": "2026-01-31T08:00:00Z",
-        "message": "It is shut",
-        "orderId": "ORD-1",
-    }
+    line = {"severity": "WARNING", "time": "2026-01-31T08:00:00Z", "message": "It is shut", "orderId": "ORD-1"}
+    lines = [line | {"attempt": "1 of 5", "action": "notify_warehouse"}, line | {"event": "created"}]
     log = tmp_path / "log.jsonl"
-    log.write_text(
-        json.dumps(line | {"attempt": "1 of 5", "action": "notify_warehouse"})
-        + "\n"
-        + json.dumps(line | {"event": "created"})
-    )
+    log.write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.setenv("ORDER_TASKS_LOG", str(log))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()

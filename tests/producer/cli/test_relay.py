@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,29 +12,14 @@ from order_tasks.cli.main import main
 from order_tasks.operations.times import Clock
 from sqlalchemy import Engine, create_engine, text
 
-from tests.local.cloud_tasks.serving import ACCOUNT, LOCATION, Fault, Serving
+from tests.local.cloud_tasks.serving import Fault
+from tests.producer.service import Service
 
-QUEUE = f"{LOCATION}/queues/orders"
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
-    with Serving(declared={QUEUE: []}) as service:
-        service.now = time.time()
-        monkeypatch.setenv("ORDER_TASKS_QUEUE", QUEUE)
-        monkeypatch.setenv("ORDER_TASKS_SERVICE_URL", "https://handler.example")
-        monkeypatch.setenv("ORDER_TASKS_INVOKER_EMAIL", ACCOUNT)
-        monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", service.grpc)
-        yield service
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(
-    request: pytest.FixtureRequest, service: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Engine]:
-    url = f"sqlite:///{tmp_path}/shop.sqlite"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
+def engine(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setenv("ORDER_TASKS_DATABASE_URL", url)
     engine = create_engine(url)
     with engine.begin() as connection:
@@ -59,7 +43,7 @@ def left(engine: Engine) -> dict[str, str | None]:
 
 
 def test_a_pass_sends_what_is_old_and_says_what_waits(
-    engine: Engine, service: Serving, capsys: pytest.CaptureFixture[str]
+    engine: Engine, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add(engine, *({} for _ in range(120)), {"task_id": "young", "added_at": time.time()})
     assert main(["relay"]) == 1
@@ -69,7 +53,7 @@ def test_a_pass_sends_what_is_old_and_says_what_waits(
 
 
 def test_bad_rows_are_marked_and_tried_again_when_asked(
-    engine: Engine, service: Serving, capsys: pytest.CaptureFixture[str]
+    engine: Engine, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad: list[dict[str, Any]] = [
         {"body": "{"},
@@ -90,7 +74,7 @@ def test_bad_rows_are_marked_and_tried_again_when_asked(
 
 
 def test_what_belongs_to_no_row_ends_the_pass_and_marks_nothing(
-    engine: Engine, service: Serving, capsys: pytest.CaptureFixture[str]
+    engine: Engine, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add(engine, *({} for _ in range(120)))
     service.fault = lambda _: Fault(grpc.StatusCode.PERMISSION_DENIED)
@@ -102,7 +86,7 @@ def test_what_belongs_to_no_row_ends_the_pass_and_marks_nothing(
     assert set(left(engine).values()) == {None}
 
 
-def test_it_repeats_until_it_is_interrupted(engine: Engine, service: Serving) -> None:
+def test_it_repeats_until_it_is_interrupted(engine: Engine, service: Service) -> None:
     pauses: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -117,7 +101,7 @@ def test_it_repeats_until_it_is_interrupted(engine: Engine, service: Serving) ->
 
 @pytest.mark.parametrize("url", ["", "nonsense", "mysql://localhost/shop", "sqlite:////no/such/folder/shop.sqlite"])
 def test_a_database_that_cannot_be_used_is_an_error(
-    service: Serving, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
     monkeypatch.setenv("ORDER_TASKS_DATABASE_URL", url)
     assert main(["relay"]) > 0
