@@ -23,7 +23,11 @@ scope: Scope = {
     "labels": {"stack": pulumi.get_stack().lower().replace(".", "-")[:63], **s.labels},
     # no rename of service or account changes it
     "audience": f"https://handler.invalid/{s.project}/{pulumi.get_stack()}",
-    **s.shared,
+    "queue_name": s.queue["queue_name"],
+    "dead_letter_queue": s.dead_letter_queue,
+    "service_name": s.service["service_name"],
+    "handler_timeout_seconds": s.service["handler_timeout_seconds"],
+    "has_outbox": s.has_outbox,
 }
 
 image = HandlerImage("handler-image", {**scope, **s.image})

@@ -234,17 +234,6 @@ class HandlerEnvironment(TypedDict):
     secrets: dict[str, str]
 
 
-class Shared(TypedDict):
-    """The names and figures that several components use."""
-
-    queue_name: str
-    dead_letter_queue: str
-    """Full path as text, because the service is declared before the queue."""
-    service_name: str
-    handler_timeout_seconds: int
-    has_outbox: bool
-
-
 _REGION = Accepts(r"[a-z]+-[a-z]+[0-9]+", "a region such as us-central1")
 _MEMBER = Accepts(
     r"(serviceAccount|user|group):[^\s@:]+@[^\s@:]+|principal(Set)?://iam\.googleapis\.com/\S*[^\s*]",
@@ -288,15 +277,9 @@ class Settings:
         return bool(self.effects["database_url"])
 
     @property
-    def shared(self) -> Shared:
-        queue = self.queue["queue_name"]
-        return {
-            "queue_name": queue,
-            "dead_letter_queue": f"projects/{self.project}/locations/{self.region}/queues/{queue}-dead-letters",
-            "service_name": self.service["service_name"],
-            "handler_timeout_seconds": self.service["handler_timeout_seconds"],
-            "has_outbox": self.has_outbox,
-        }
+    def dead_letter_queue(self) -> str:
+        """Full path as text, because the service is declared before the queue."""
+        return f"projects/{self.project}/locations/{self.region}/queues/{self.queue['queue_name']}-dead-letters"
 
     @property
     def further_apis(self) -> list[str]:

@@ -177,7 +177,7 @@ def test_an_encrypted_text_is_not_repeated(key: str) -> None:
 
 
 def test_the_longest_name_of_a_queue_leaves_room_for_its_dead_letter_queue() -> None:
-    path = parse(queueName="q" * 87, region="europe-west1").shared["dead_letter_queue"]
+    path = parse(queueName="q" * 87, region="europe-west1").dead_letter_queue
     assert path == f"projects/shop-project/locations/europe-west1/queues/{'q' * 87}-dead-letters"
     assert len(path.rpartition("/")[2]) == 100
 
