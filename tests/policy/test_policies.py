@@ -77,9 +77,7 @@ def without(path: str) -> dict[str, Any]:
 
 UNLISTED_KINDS = (
     *("gcp:projects/iAMBinding:IAMBinding", "gcp:projects/iAMPolicy:IAMPolicy", "gcp:cloudrun/iamMember:IamMember"),
-    *("gcp:folder/iAMMember:IAMMember", "gcp:organizations/iAMMember:IAMMember", "gcp:storage/x:BucketIAMMember"),
-    *("gcp:cloudrunv2/x:ServiceIamBinding", "gcp:cloudrunv2/x:ServiceIamPolicy", "gcp:cloudrunv2/x:JobIamMember"),
-    *("gcp:secretmanager/x:SecretIamBinding", "gcp:cloudtasks/x:QueueIamPolicy"),
+    *("gcp:organizations/iAMMember:IAMMember", "gcp:cloudrunv2/serviceIamPolicy:ServiceIamPolicy"),
 )
 REFUSED: list[tuple[Callable[[Resource], Iterator[str]], str, dict[str, Any], str]] = [
     (no_public_access, MEMBER, {"member": "allUsers"}, "member grants access to everybody"),
@@ -122,14 +120,10 @@ REFUSED: list[tuple[Callable[[Resource], Iterator[str]], str, dict[str, Any], st
     *(
         (grants_by_list, type_, {"role": role, "member": A}, f"grants {role}, which is not listed for it")
         for type_, roles in {
-            PROJECT_MEMBER: """roles/run.invoker roles/run.servicesInvoker roles/run.admin roles/run.viewer roles/owner
-                roles/editor roles/iam.serviceAccountUser roles/iam.serviceAccountTokenCreator roles/cloudtasks.admin
-                roles/iam.serviceAccountOpenIdTokenCreator roles/secretmanager.secretAccessor
-                roles/iam.workloadIdentityUser projects/p/roles/custom organizations/1/roles/custom""",
+            PROJECT_MEMBER: "roles/run.invoker roles/iam.serviceAccountUser roles/owner projects/p/roles/custom",
             MEMBER: "roles/run.admin roles/run.servicesInvoker",
-            QUEUE_MEMBER: "roles/cloudtasks.admin roles/owner",
-            ACCOUNT_MEMBER: """roles/iam.serviceAccountTokenCreator roles/iam.serviceAccountOpenIdTokenCreator
-                roles/iam.serviceAccountKeyAdmin roles/iam.workloadIdentityUser""",
+            QUEUE_MEMBER: "roles/cloudtasks.admin",
+            ACCOUNT_MEMBER: "roles/iam.serviceAccountTokenCreator roles/iam.workloadIdentityUser",
         }.items()
         for role in roles.split()
     ),
