@@ -1,4 +1,4 @@
-"""The Google APIs that the other components call.
+"""The Google APIs that the other components call, and the scope that every component gets.
 
 Enables them, and leaves them enabled when the stack is destroyed: something else in the project may use them.
 """

@@ -7,7 +7,7 @@ import re
 
 import yaml
 
-from local.program import PROJECT, Evaluation, Resource, evaluate, stack_configuration
+from local.program import PROJECT, Resource, evaluate, stack_configuration
 from local.sinks.effects import PLACEHOLDERS
 
 EXAMPLE = {
@@ -43,19 +43,12 @@ def page(stack: str) -> str:
             sections.append(f"## [{kind}](../../components/{module}.py) `{component.name}`")
             children = [each for each in evaluation.resources.values() if each.parent == component.urn]
             for resource in sorted(children, key=_title):
-                text = yaml.safe_dump(_content(resource, evaluation), width=1000)
+                after = sorted(_title(evaluation.resources[urn]) for urn in resource.depends_on)
+                protect = {"protect": True} if resource.options.protect else {}
+                text = yaml.safe_dump({**resource.inputs, "after": after, **protect}, width=1000)
                 outline.append(f"  - {_title(resource)}")
                 sections.append(f"### {_title(resource)}\n\n```yaml\n{text}```")
     return PAGE.format(stack=stack, tree="\n".join(outline), components="\n\n".join(sections))
-
-
-def _content(resource: Resource, evaluation: Evaluation) -> dict[str, object]:
-    """What the declaration says: the inputs, what it waits for, and whether it is protected."""
-    content: dict[str, object] = dict(resource.inputs)
-    content["after"] = sorted(_title(evaluation.resources[urn]) for urn in resource.depends_on)
-    if resource.options.protect:
-        content["protect"] = True
-    return content
 
 
 def _title(resource: Resource) -> str:
