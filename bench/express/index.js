@@ -1,6 +1,6 @@
 // The handler's contract on the tutorial's stack: the other side of bench/handler.py.
 //
-// Routes, validation, delivery headers and log lines are those of handler/order_handler. With DATABASE_URL it runs the
+// Routes, validation, delivery headers and log lines are those of handler/order_handler. On PostgreSQL it runs the
 // handler's statements in the handler's transactions, and with WAREHOUSE_URL it notifies a warehouse; else effects are
 // simulated. It keeps no dead letters, which no measured request needs: that is less to load, to its advantage.
 'use strict';
@@ -10,7 +10,7 @@ const express = require('express');
 const { Pool } = require('pg');
 
 const DATABASE = process.env.DATABASE_URL;
-const pool = DATABASE && new Pool({ connectionString: DATABASE, max: Number(process.env.DATABASE_POOL) });
+const pool = DATABASE?.startsWith('postgresql:') && new Pool({ connectionString: DATABASE, max: Number(process.env.DATABASE_POOL) });
 const NOW = 'extract(epoch from clock_timestamp())::float8';
 const CLAIM = `INSERT INTO effects (order_id, action, token, claimed_until) VALUES ($1, $2, $3, ${NOW} + 30)
   ON CONFLICT (order_id, action) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
@@ -55,7 +55,7 @@ const actions = {
     return `Stock for ${order.orderId} updated`;
   },
   notify_warehouse: async (order) => {
-    if (!process.env.WAREHOUSE_URL) return `Warehouse notified of ${order.orderId} (simulated)`;
+    if (!pool || !process.env.WAREHOUSE_URL) return `Warehouse notified of ${order.orderId} (simulated)`;
     const token = randomUUID();
     if (!(await query(pool, CLAIM, [order.orderId, order.action, token])).rowCount) throw new Error('Another run is at it');
     const body = JSON.stringify({ orderId: order.orderId, action: order.action });
