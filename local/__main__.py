@@ -97,7 +97,6 @@ def main() -> int:
                     store,
                     listener,
                     ports,
-                    faults.clock,
                     effects,
                     faults,
                     runtime,
@@ -123,9 +122,7 @@ def _runtime(
             return RunningHandler(arguments.handler, service.max_instances * service.concurrency)
         return Command(Path.cwd(), arguments.handler)
     if arguments.container:
-        if program.build:
-            return Containers.built(program.build, ROOT, service.name, folder, database)
-        return Containers.pulled(program.image, service.name, folder, database)
+        return Containers.of(program.build or program.image, ROOT, service.name, folder, database)
     if not program.build:
         log.warning(
             "The stack runs the image %s. Here the code in %s/ runs instead. To run the image, add --container; "
@@ -177,7 +174,7 @@ async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, shown
             print(json.dumps(cloud.addresses()), flush=True)  # noqa: T201 - its one line of output
         gc.freeze()
         gc.enable()
-        log.info("Ready in %.1f s: %s", time.monotonic() - started, cloud.describe())
+        log.info("Ready in %.1f s", time.monotonic() - started)
         committed, expected = False, 0
         if arguments.orders:
             orders, expected = orders_of(arguments.orders)

@@ -9,7 +9,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -117,7 +117,6 @@ class Cloud:
     service_listener: socket.socket
     """The service's socket, bound before the program was evaluated with its address."""
     ports: Ports
-    clock: Callable[[], float]
     effects: Effects
     faults: Faults
     runtime: Runtime | RunningHandler
@@ -151,13 +150,13 @@ class Cloud:
         rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))
         rest_port, service_port = rest_listener.getsockname()[1], self.service_listener.getsockname()[1]
         identity = Identity(
-            f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self.clock
+            f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self.faults.clock
         )
-        dispatcher = Dispatcher(identity, self.clock, self.faults)
+        dispatcher = Dispatcher(identity, self.faults.clock, self.faults)
         listeners = (dispatcher, self.listener, Events(self._queue))
-        self.tasks = CloudTasks(self.store, self.clock, identity.has, listeners, time.monotonic)
+        self.tasks = CloudTasks(self.store, self.faults.clock, identity.has, listeners, time.monotonic)
         self._declare_queues()
-        batches = Batches(self.tasks, self.store, self.clock)
+        batches = Batches(self.tasks, self.store, self.faults.clock)
         api = Api(self.tasks, batches, faults=self.faults)
         handler = f"serviceAccount:{program.handler_account}"
         handlers_port = await _serve_grpc(started, Api(self.tasks, batches, handler, self.faults), 0, "the handlers")
@@ -210,7 +209,7 @@ class Cloud:
             self.faults.actions["web app killed"] = shop.kill
         web_app = WebApp("page", PAGE, page, self.producer_environment(), lambda: asyncio.sleep(0))
         await started.enter_async_context(web_app.running())
-        scheduler = Scheduler(program.jobs, identity, self.clock, self.faults)
+        scheduler = Scheduler(program.jobs, identity, self.faults.clock, self.faults)
         await started.enter_async_context(scheduler.running())
 
     def _queue(self, path: str) -> Message | None:
@@ -341,13 +340,3 @@ class Cloud:
                 else {}
             ),
         }
-
-    def describe(self) -> str:
-        """Describes the queues and the service in one line."""
-        queues = [self.tasks.queues[path].message for path in self.tasks.queues.paths()]
-        rates = ", ".join(
-            f"queue {queue.name.rpartition('/')[2]} at {queue.rate_limits.max_dispatches_per_second:g}/s "
-            f"and {queue.rate_limits.max_concurrent_dispatches} at once"
-            for queue in queues
-        )
-        return f"{rates}; service {self.program.service.name}"

@@ -6,15 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -52,14 +44,10 @@ class Report(Listener):
     def bar(self, expected: int) -> Iterator[None]:
         """Shows how many of the expected tasks are settled, on a terminal only."""
         with Progress(
-            SpinnerColumn(),
-            TextColumn("tasks"),
-            BarColumn(),
+            *Progress.get_default_columns(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         ) as progress:

@@ -42,27 +42,22 @@ class Containers(Runtime):
     remedy = "install Docker"
 
     @classmethod
-    def built(cls, build: Mapping[str, Any], project: Path, service: str, folder: Path, database: Path | None) -> Self:
-        """Build the image, with Docker's progress on standard error.
+    def of(
+        cls, source: Mapping[str, Any] | str, project: Path, service: str, folder: Path, database: Path | None
+    ) -> Self:
+        """Build the image, with Docker's progress on standard error, or pull it if it is not here.
 
-        `build`: as pulumi-docker takes it, with paths in `project`. `folder`: the state's, where containers that an
-        earlier run left behind are removed. Raises ContainerError."""
+        `source`: what to build, as pulumi-docker takes it with paths in `project`, or the image to pull. `folder`: the
+        state's, where containers that an earlier run left behind are removed. Raises ContainerError."""
         _remove_old(folder)
-        image = _build(build, project, f"{service}:local", folder / "image")
-        size = _docker("image", "inspect", "--format", "{{.Size}}", image)
-        log.info("Built %s:local: %.0f MB", service, int(size) / 1e6)
-        return cls._of(image, service, folder, database)
-
-    @classmethod
-    def pulled(cls, image: str, service: str, folder: Path, database: Path | None) -> Self:
-        """Use an image that was built elsewhere; Docker pulls it if it is not here. Raises ContainerError."""
-        _remove_old(folder)
-        if not _docker("image", "ls", "--quiet", image):
-            _docker("pull", "--quiet", image)
-        return cls._of(image, service, folder, database)
-
-    @classmethod
-    def _of(cls, image: str, service: str, folder: Path, database: Path | None) -> Self:
+        if not isinstance(source, str):
+            image = _build(source, project, f"{service}:local", folder / "image")
+            size = _docker("image", "inspect", "--format", "{{.Size}}", image)
+            log.info("Built %s:local: %.0f MB", service, int(size) / 1e6)
+        else:
+            image = source
+            if not _docker("image", "ls", "--quiet", image):
+                _docker("pull", "--quiet", image)
         folder = folder.resolve()
         user = _docker("image", "inspect", "--format", "{{.Config.User}}", image).strip()
         if os.geteuid() != 0:

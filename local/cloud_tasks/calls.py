@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from google.cloud.location import locations_pb2
 from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
@@ -47,10 +46,6 @@ _TABLE = {
         WaitOperation      -                   Operation                  - name=operation
         CancelOperation    -                   Empty                      - name=operation
         DeleteOperation    -                   Empty                      - name=operation
-    """,
-    "google.cloud.location.Locations": """
-        ListLocations      -                   ListLocationsResponse      GET name=project/locations
-        GetLocation        -                   Location                   GET name=location
     """,
 }
 """Calls of each service: name, permission, response, verb and path over REST, field of the body."""
@@ -112,7 +107,7 @@ def _message(name: str) -> Message:
     """The class of an official message."""
     if hasattr(types, name):
         return getattr(types, name).pb()
-    modules = (iam_policy_pb2, policy_pb2, operations_pb2, locations_pb2, empty_pb2)
+    modules = (iam_policy_pb2, policy_pb2, operations_pb2, empty_pb2)
     return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 

@@ -12,7 +12,6 @@ from local.cloud_tasks.messages import CallError, Message, error_info, invalid
 
 _LOCATION = "projects/<PROJECT_ID>/locations/<LOCATION_ID>"
 TEMPLATES = {
-    "project": "projects/<PROJECT_ID>",
     "location": _LOCATION,
     "queue": f"{_LOCATION}/queues/<QUEUE_ID>",
     "task": f"{_LOCATION}/queues/<QUEUE_ID>/tasks/<TASK_ID>",

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from google.cloud.location import locations_pb2
 from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2
 from google.protobuf import empty_pb2
@@ -204,16 +203,6 @@ class Queues:
             raise CallError("NOT_FOUND", NOT_FOUND)
         raise CallError("UNIMPLEMENTED", "Keys of Cloud KMS are not served here")
 
-    def list_locations(self, request: Message) -> Message:
-        """The locations of the project that have a queue."""
-        found = {path.partition("/queues/")[0] for path in self._open if path.startswith(f"{request.name}/locations/")}
-        return locations_pb2.ListLocationsResponse(locations=map(_location, sorted(found)))
-
-    def get_location(self, request: Message) -> Message:
-        if not self._in(request.name):
-            raise CallError("NOT_FOUND", f"Location {request.name} has no queue here")
-        return _location(request.name)
-
     def _create(self, queue: Message) -> Message:
         if self._store.name_blocked(queue.name, self._clock()):
             raise CallError("FAILED_PRECONDITION", QUEUE_BLOCKED)
@@ -241,9 +230,3 @@ class Queues:
             self._schedule_stored(path)
         self._queue_changed(path)
         return message
-
-
-def _location(path: str) -> Message:
-    region = path.rpartition("/")[2]
-    labels = {"cloud.googleapis.com/region": region}
-    return locations_pb2.Location(name=path, location_id=region, display_name=region, labels=labels)

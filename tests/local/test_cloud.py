@@ -6,7 +6,6 @@ import itertools
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,9 +54,7 @@ async def start(program: Declared, store: Store, folder: Path, ports: Ports) -> 
     with listen(0, "the service") as listener:
         runtime = Processes(ROOT / "handler")
         effects = Effects(folder, faults)
-        cloud = Cloud(
-            program, store, listener, ports, time.time, effects, faults, runtime, Listener(), folder / "log.jsonl"
-        )
+        cloud = Cloud(program, store, listener, ports, effects, faults, runtime, Listener(), folder / "log.jsonl")
         async with cloud:
             assert len(open_sockets() - before) == 8
         assert len(asyncio.all_tasks()) == 1

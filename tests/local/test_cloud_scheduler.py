@@ -13,9 +13,8 @@ from pulumi_gcp import cloudscheduler
 from local.cloud_scheduler import Job, Scheduler
 from local.faults import Faults
 from local.identity import Identity, new_key
-from local.program import PROJECT, ROOT, ProgramError, evaluate
+from local.program import PROJECT, ROOT, ProgramError, evaluate, run_file
 from local.program.declared import declared
-from local.program.evaluation import run_file
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 EMAIL = "invoker@shop.iam.gserviceaccount.com"

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from google.cloud.tasks_v2 import types
@@ -11,7 +10,6 @@ from rich.console import Console
 from local.cloud_tasks.listener import Event
 from local.cloud_tasks.messages import Message
 from local.report import Report
-from local.sinks.shop import orders_of
 
 
 def task(action: str = "send_confirmation") -> Message:
@@ -56,9 +54,3 @@ def test_the_bar_knows_its_total_from_the_start_and_the_rate(report: Report, pri
     assert "0/300000" in text
     assert "3/300000" in text
     assert "/s, 0 retried" in text
-
-
-def test_a_file_s_tasks_are_counted_before_they_are_sent(tmp_path: Path) -> None:
-    file = tmp_path / "orders.jsonl"
-    file.write_text('{"orderId": "A"}\n{"orderId": "B", "action": "x"}\n{"action": "x"}\n{cut off\n[]\n3\n{}\n')
-    assert orders_of(file) == (["B"], 5)

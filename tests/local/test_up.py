@@ -224,30 +224,6 @@ def test_a_created_task_reaches_the_handler(
         client.create_task(parent=cloud.at["queue"], task=task(cloud, name))
 
 
-def test_every_call_of_this_service_answers(
-    cloud: LocalCloud, client: tasks_v2.CloudTasksClient, request: pytest.FixtureRequest
-) -> None:
-    names = [f"calls-{number}-{request.node.callspec.id}" for number in range(3)]
-    assert cloud.at["queue"] in [queue.name for queue in client.list_queues(parent=cloud.at["queue"].split("/q")[0])]
-    assert client.pause_queue(name=cloud.at["queue"]).state == tasks_v2.Queue.State.PAUSED
-    try:
-        for name in names:
-            client.create_task(parent=cloud.at["queue"], task=task(cloud, name))
-        path = f"{cloud.at['queue']}/tasks/{names[0]}"
-        full = tasks_v2.GetTaskRequest(name=path, response_view=tasks_v2.Task.View.FULL)
-        assert json.loads(client.get_task(full).http_request.body) == ORDER
-        listed = client.list_tasks(tasks_v2.ListTasksRequest(parent=cloud.at["queue"], page_size=2))
-        assert [found.name.rpartition("/")[2] for found in listed] == names
-        client.delete_task(name=path)
-        assert client.run_task(name=f"{cloud.at['queue']}/tasks/{names[1]}").dispatch_count == 1
-        cloud.logged(f'"task":"{names[1]}"')
-        assert client.purge_queue(name=cloud.at["queue"]).purge_time
-        assert list(client.list_tasks(parent=cloud.at["queue"])) == []
-    finally:
-        assert client.resume_queue(name=cloud.at["queue"]).state == tasks_v2.Queue.State.RUNNING
-    assert client.get_queue(name=cloud.at["queue"]).rate_limits.max_burst_size == 10
-
-
 # The main job
 
 

@@ -58,7 +58,7 @@ def test_a_local_cloud_that_is_killed_leaves_no_container(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("image")
 async def test_an_instance_has_no_privileges_and_sees_the_database_alone_and_kill_9_reaches_it(tmp_path: Path) -> None:
     (tmp_path / "database").mkdir()
-    runtime = Containers.built(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
+    runtime = Containers.of(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
     instances = Instances(runtime, ENVIRONMENT, max_instances=1, concurrency=1)
     async with instances.slot():
         [inspected] = json.loads(docker("inspect", *of(tmp_path)))
@@ -75,7 +75,7 @@ def test_what_an_earlier_run_left_behind_goes(image: str, tmp_path: Path) -> Non
     waiting = ("python", "-c", "import time; time.sleep(1000)")
     docker("run", "--detach", "--rm", "--label", f"{LABEL}={tmp_path}", image, *waiting)
     (tmp_path / "database").mkdir()
-    Containers.built(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
+    Containers.of(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
     none_is_left(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_an_image_that_cannot_be_built_with_the_declared_arguments_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ContainerError, match="cannot be built; the lines above say why"):
-        Containers.built(
+        Containers.of(
             {**BUILD, "args": {"BUILDKIT_SYNTAX": "no image"}},
             ROOT,
             "task-handler",
@@ -98,7 +98,7 @@ def test_an_image_that_cannot_be_built_with_the_declared_arguments_is_refused(
 def test_a_daemon_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
     with pytest.raises(ContainerError, match=r"docker ps failed: .*docker\.sock.*; fix that, or leave out --container"):
-        Containers.built(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
+        Containers.of(BUILD, ROOT, "task-handler", tmp_path, tmp_path / "database/orders.sqlite")
 
 
 def test_without_docker_the_start_ends_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

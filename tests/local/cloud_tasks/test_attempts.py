@@ -20,17 +20,24 @@ REST_OF_ANSWERS = (
     b"\r\nContent-Length: 50\r\n\r\nshorter",
     b"\r\nContent-Encoding: unknown\r\n\r\nx",
     b"\r\nX-Long: " + b"x" * 70_000 + b"\r\n\r\n",
-    b"\r\nnot a header\r\n\r\n",
+    b"\r\n" + b"X-Many: x\r\n" * 5000 + b"\r\n",
+    b"\r\nContent-Length: many\r\n\r\n",
+    b"\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\nzz\r\n",
+    b"\r\nnot a header\r\n\xff\x00: \x01\r\nSet-Cookie: \xff\r\n\r\n",
     b"\r\n\r\n",
     b"",
 )
+BEFORE_ANSWERS = (b"", b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
 STATUSES = (200, 204, 299, 300, 302, 400, 404, 409, 429, 499, 500, 503, 599)
 ANSWERED = st.builds(
-    lambda status, rest: (status, b"HTTP/1.1 %d X%s" % (status, rest)),
+    lambda status, before, version, rest: (status, before + b"HTTP/1.%d %d X%s" % (version, status, rest)),
     st.sampled_from(STATUSES),
+    st.sampled_from(BEFORE_ANSWERS),
+    st.sampled_from((0, 1)),
     st.sampled_from(REST_OF_ANSWERS),
 )
-UNANSWERED = st.sampled_from([(0, b""), (0, b"SSH-2.0\r\n"), (504, b"late")])
+NOT_HTTP = (b"", b"SSH-2.0\r\n", b"HTTP", b"HTTP/1.1 \r\n\r\n", b"\x16\x03\x01" * 50, b"x" * 2_000_000)
+UNANSWERED = st.sampled_from([(504, b"late"), *((0, answer) for answer in NOT_HTTP)])
 STEPS = st.lists(st.one_of(ANSWERED, ANSWERED, ANSWERED, UNANSWERED), min_size=1, max_size=5)
 
 

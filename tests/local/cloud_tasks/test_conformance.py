@@ -84,8 +84,6 @@ ROWS = [
     Row("create_task", task(http_request={"oidc_token": {"service_account_email": "ghost@shop.example"}}), "PERMISSION_DENIED", DENIED.format("ghost@shop.example") + "...", GUIDE),
     Row("create_task", {"parent": QUEUE, "task": {"app_engine_http_request": {}}}, "UNIMPLEMENTED", "App Engine tasks are not served here; create an HTTP task", OURS),
     Row("get_operation", {"name": f"{LOCATION}/operations/none"}, "NOT_FOUND", NO_ENTITY, OURS),
-    Row("list_locations", {"name": "projects/listed"}, "OK", {"locations": [{"locationId": "us-central1", "name": LISTED}]}, REFERENCE),
-    Row("get_location", {"name": f"{ELSEWHERE}-none"}, "NOT_FOUND", f"Location {ELSEWHERE}-none has no queue here", OURS),
 ]  # fmt: skip
 
 
