@@ -38,6 +38,10 @@ class LocalCloud:
         query = {"email": email or self.at["invoker_email"], "audience": audience or self.at["service_url"]}
         return request(f"{self.at['issuer']}/token?{urllib.parse.urlencode(query)}")[1]
 
+    def invoke(self, path: str = "", body: bytes | None = None) -> tuple[int, str]:
+        """Status and text of the service's answer to the invoker."""
+        return request(self.at["service_url"] + path, body, {"Authorization": f"Bearer {self.token()}"})
+
     def producer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the producer's command line with this cloud's addresses."""
         return subprocess.run(
@@ -80,9 +84,21 @@ def wait_for(condition: Callable[[], object], otherwise: Callable[[], str], seco
 @contextlib.contextmanager
 def running(*arguments: str, root: Path = ROOT) -> Iterator[LocalCloud]:
     """A local cloud of the checkout in `root`, ended with the block."""
+    with started("--json", "--port", "0", *arguments, cwd=root) as (process, printed, log):
+        wait_for(lambda: printed or process.poll() is not None, lambda: "\n".join(log))
+        wait_for(lambda: printed, lambda: "\n".join(log), 1)
+        yield LocalCloud(process, json.loads(printed[0]), log)
+
+
+@contextlib.contextmanager
+def started(
+    *arguments: str, cwd: Path, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], list[str], list[str]]]:
+    """A local cloud that starts, with its lines on standard output and standard error; ended with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "local", "up", "--json", "--port", "0", *arguments],
-        cwd=root,
+        [sys.executable, "-m", "local", "up", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,9 +112,7 @@ def running(*arguments: str, root: Path = ROOT) -> Iterator[LocalCloud]:
     for reader in readers:
         reader.start()
     try:
-        wait_for(lambda: printed or process.poll() is not None, lambda: "\n".join(log))
-        wait_for(lambda: printed, lambda: "\n".join(log), 1)
-        yield LocalCloud(process, json.loads(printed[0]), log)
+        yield process, printed, log
     finally:
         end(process)
         for reader in readers:

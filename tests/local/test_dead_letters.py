@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from google.cloud.tasks_v2.services.cloud_tasks import transports
 
 from local.journal import Journal
 from local.sinks.shop import Shop
-from tests.local.running import LocalCloud, copy_of_checkout, edit, request, running, wait_for
+from tests.local.running import LocalCloud, copy_of_checkout, edit, running, wait_for
 
 SHORT_WAITS = ("--config", "minBackoffSeconds=0.1", "--config", "maxBackoffSeconds=0.2")
 
@@ -83,10 +82,8 @@ def test_a_delivery_that_is_done_has_its_effect_once_and_a_repetition_is_told(pi
 
 
 def test_a_direct_repetition_is_told_too(pipeline: Pipeline) -> None:
-    url = f"{pipeline.cloud.at['service_url']}/process-order"
-    header = {"Authorization": f"Bearer {pipeline.cloud.token()}"}
     body = json.dumps(confirmation("ORD-2")).encode()
-    answers = [json.loads(request(url, body, header)[1])["status"] for _ in range(2)]
+    answers = [json.loads(pipeline.cloud.invoke("/process-order", body)[1])["status"] for _ in range(2)]
     assert answers == ["processed", "already-processed"]
 
 
@@ -180,17 +177,3 @@ def test_without_its_grant_the_handler_keeps_an_order_in_the_queue_and_the_log_n
             f"{cloud.at['dead_letter_queue']}; declare a gcp.cloudtasks.QueueIamMember for it"
         )
         assert "cloudtasks.tasks.create" in str(pipeline.answers("forbidden")[0]["deadLetterTrouble"])
-
-
-def test_a_database_that_is_locked_costs_attempts_not_orders(pipeline: Pipeline) -> None:
-    pipeline.deliver("before-lock", confirmation("ORD-7"))
-    assert pipeline.answered("before-lock")["status"] == 200
-    lock = sqlite3.connect(pipeline.state / "database/orders.sqlite", isolation_level=None)
-    lock.execute("BEGIN IMMEDIATE")
-    pipeline.deliver("locked", confirmation("ORD-8"))
-    assert pipeline.answered("locked")["status"] == 500
-    assert "The database is away, read-only or too slow" in str(pipeline.answers("locked")[0]["message"])
-    lock.execute("ROLLBACK")
-    lock.close()
-    assert pipeline.answered("locked", 2)["status"] == 200
-    assert [mail["to"] for mail in pipeline.mails()][-2:] == ["ORD-7@example.com", "ORD-8@example.com"]

@@ -18,7 +18,7 @@ from docs.pages.stack import EXAMPLE
 from local.preview import preview
 from local.program import PROJECT, ROOT, ProgramError, evaluate, local_stack, run_file, stack_configuration
 from local.program.declared import declared
-from tests.local.running import LocalCloud, copy_of_checkout, edit, request, running, total, up, wait_for
+from tests.local.running import LocalCloud, copy_of_checkout, edit, running, total, up, wait_for
 
 HANDLER = """
 import http.server, json, os, signal, sys
@@ -96,11 +96,7 @@ def test_an_edit_of_our_handler_restarts_it(tmp_path: Path) -> None:
     with running(root=root) as cloud:
         edit(root / "handler/order_handler/app.py", "Task handler is running", "Task handler was edited")
         cloud.logged("The handler's code changed")
-        token = {"Authorization": f"Bearer {cloud.token()}"}
-        wait_for(
-            lambda: request(cloud.at["service_url"], headers=token) == (200, "Task handler was edited"),
-            lambda: "\n".join(cloud.log),
-        )
+        wait_for(lambda: cloud.invoke() == (200, "Task handler was edited"), lambda: "\n".join(cloud.log))
 
 
 @pytest.fixture

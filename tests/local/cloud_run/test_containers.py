@@ -9,7 +9,7 @@ import pytest
 from local.cloud_run.containers import LABEL, ContainerError, Containers
 from local.cloud_run.instances import Instances
 from local.program import ROOT
-from tests.local.running import kill, request, running, total, up, wait_for
+from tests.local.running import kill, running, total, up, wait_for
 
 BUILD = {"context": "handler", "dockerfile": "handler/Dockerfile", "platform": "linux/amd64"}
 ENVIRONMENT = {
@@ -48,8 +48,7 @@ def test_orders_become_effects_in_containers_and_none_is_left(tmp_path: Path) ->
 @pytest.mark.usefixtures("image")
 def test_a_local_cloud_that_is_killed_leaves_no_container(tmp_path: Path) -> None:
     with running("--container", "--state", str(tmp_path)) as cloud:
-        header = {"Authorization": f"Bearer {cloud.token()}"}
-        assert request(cloud.at["service_url"], headers=header) == (200, "Task handler is running")
+        assert cloud.invoke() == (200, "Task handler is running")
         wait_for(lambda: len(of(tmp_path)) == 1, lambda: f"not one instance: {of(tmp_path)}")
         kill(cloud.process)
         none_is_left(tmp_path)
