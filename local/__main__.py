@@ -28,7 +28,6 @@ from local.cloud_run.runtime import Command, Processes, Runtime
 from local.cloud_tasks.listener import Event
 from local.drill.drill import PHASES, Drill, DrillError
 from local.faults import Faults
-from local.lines import lines
 from local.logs import FILE, HANDLER, Log, read
 from local.ports import PortTakenError, listen
 from local.preview import preview
@@ -39,77 +38,76 @@ from local.report import Report
 from local.sinks.effects import Effects
 from local.sinks.shop import orders_of
 from local.state import StateError, open_state, ports_of, reset
-from local.streams import keep_open
+from local.streams import keep_open, lines
 
 log = logging.getLogger("local")
 
 
 def main() -> int:
-    started = time.monotonic()
     gc.disable()  # the start makes many objects that stay: looking through them takes a third of it
     keep_open()
     arguments = parse()
     console = Console(stderr=True)
-    if arguments.command == "drill":
-        return _drill(arguments, Console())
-    if arguments.command == "simulate":
-        from local.simulate import command  # needs the handler, which only `make setup` installs here
+    try:
+        match arguments.command:
+            case "drill":
+                return _drill(arguments)
+            case "simulate":
+                from local.simulate import command  # needs the handler, which only `make setup` installs here
 
-        return command.run(arguments.seeds, arguments.orders, arguments.minutes, trace=arguments.trace)
+                return command.run(arguments.seeds, arguments.orders, arguments.minutes, trace=arguments.trace)
+            case "reset":
+                Console().print(*(f"Deleted the state in {folder}" for folder in reset(arguments.state)), sep="\n")
+            case "logs":
+                file = (arguments.state or Path("local.env").resolve().parent) / FILE
+                if not file.exists():
+                    raise StateError(f"there is no {file}: pass the --state of a local cloud")
+                for line in read(file, arguments.order):
+                    Console().print(line, soft_wrap=True)
+            case "preview":
+                logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings concern deployments
+                config, secrets = local_configuration(arguments.stack, dict(arguments.config))
+                evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, preview=True)
+                Console(width=500).print(*preview(arguments.stack, evaluation))
+            case "up":
+                return _up(arguments, console)
+        return 0
+    except (ContainerError, DrillError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _up(arguments: argparse.Namespace, console: Console) -> int:
+    """Runs the program's cloud. Returns the exit code."""
+    started = time.monotonic()
     shown = Log(console)
     logging.basicConfig(handlers=[shown])
     for logger in ("local", HANDLER):
         logging.getLogger(logger).setLevel(logging.INFO)
     logging.getLogger("pulumi").setLevel(logging.ERROR)  # its warnings concern deployments
-    try:
-        if arguments.command == "reset":
-            Console().print(*(f"Deleted the state in {folder}" for folder in reset(arguments.state)), sep="\n")
-            return 0
-        if arguments.command == "logs":
-            file = (arguments.state or Path("local.env").resolve().parent) / FILE
-            if not file.exists():
-                raise StateError(f"there is no {file}: pass the --state of a local cloud")
-            for line in read(file, arguments.order):
-                Console().print(line, soft_wrap=True)
-            return 0
-        overrides = dict(arguments.config)
-        config, secrets = local_configuration(arguments.stack, overrides)
-        if arguments.command == "preview":
-            evaluation = evaluate(stack=arguments.stack, config=config, secrets=secrets, preview=True)
-            Console(width=500).print(*preview(arguments.stack, evaluation))
-            return 0
-        with open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
-            shown.file = (folder / FILE).open("ab", buffering=0)
-            ports = ports_of(store, arguments.port)
-            with listen(ports.service, "the service") as listener:
-                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-                program = declared(evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url))
-                faults = Faults(arguments.faults, folder / "faults.jsonl", mode=arguments.fault_mode)
-                database_url = arguments.database_url or overrides.get(f"{PROJECT}:databaseUrl", "")
-                effects = Effects(folder, faults, database_url)
-                own_secret = effects.web_services.warehouse_secret
-                effects.web_services.warehouse_secret = overrides.get(f"{PROJECT}:warehouseSecret", own_secret)
-                context = ROOT / config.get(f"{PROJECT}:handlerContext", "handler")
-                runtime = _runtime(arguments, program, context, folder, effects.database_file)
-                report = Report(program.exports["queue"], console, time.monotonic)
-                cloud = Cloud(
-                    program,
-                    store,
-                    listener,
-                    ports,
-                    effects,
-                    faults,
-                    runtime,
-                    report,
-                    folder.resolve() / FILE,
-                    arguments.host or "",
-                )
-                return asyncio.run(_up(cloud, report, arguments, shown, started))
-    except (ContainerError, ProgramError, PortTakenError, StateError, pulumi.RunError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    overrides = dict(arguments.config)
+    config, secrets = local_configuration(arguments.stack, overrides)
+    with open_state(arguments.state, f"stack {arguments.stack} of {config['gcp:project']}") as (folder, store):
+        shown.file = (folder / FILE).open("ab", buffering=0)
+        ports = ports_of(store, arguments.port)
+        with listen(ports.service, "the service") as listener:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            program = declared(evaluate(stack=arguments.stack, config=config, secrets=secrets, service_url=url))
+            faults = Faults(arguments.faults, folder / "faults.jsonl", mode=arguments.fault_mode)
+            database_url = arguments.database_url or overrides.get(f"{PROJECT}:databaseUrl", "")
+            effects = Effects(folder, faults, database_url)
+            own_secret = effects.web_services.warehouse_secret
+            effects.web_services.warehouse_secret = overrides.get(f"{PROJECT}:warehouseSecret", own_secret)
+            context = ROOT / config.get(f"{PROJECT}:handlerContext", "handler")
+            runtime = _runtime(arguments, program, context, folder, effects.database_file)
+            report = Report(program.exports["queue"], console, time.monotonic)
+            log_file = folder.resolve() / FILE
+            cloud = Cloud(
+                *(program, store, listener, ports, effects, faults, runtime, report, log_file, arguments.host or "")
+            )
+            return asyncio.run(_serve(cloud, report, arguments, shown, started))
 
 
 def _runtime(
@@ -133,29 +131,23 @@ def _runtime(
     return Processes(context)
 
 
-def _drill(arguments: argparse.Namespace, console: Console) -> int:
+def _drill(arguments: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="cloud-run-tasks-drill-"))
     phases = arguments.phases or list(PHASES)
-    drill = Drill(arguments.orders, arguments.seed, folder, arguments.database_url, console, phases)
+    drill = Drill(arguments.orders, arguments.seed, folder, arguments.database_url, Console(), phases)
     try:
         code = asyncio.run(drill.run())
-    except KeyboardInterrupt:
-        return 130
     except (DrillError, ProgramError, TimeoutError) as error:
-        console.print(
-            f"error: {str(error) or 'an order never settles'}; what happened is in {folder}",
-            style="red",
-            soft_wrap=True,
-        )
-        return 2
+        text = f"{str(error) or 'an order never settles'}; what happened is in {folder}"
+        raise DrillError(text) from error
     if code:
-        console.print(f"What happened is in {folder}", soft_wrap=True)
+        Console().print(f"What happened is in {folder}", soft_wrap=True)
     else:
         shutil.rmtree(folder)
     return code
 
 
-async def _up(cloud: Cloud, report: Report, arguments: argparse.Namespace, shown: Log, started: float) -> int:
+async def _serve(cloud: Cloud, report: Report, arguments: argparse.Namespace, shown: Log, started: float) -> int:
     """Serves until a signal, or until all is done and nobody waits. Returns the exit code."""
     stop = asyncio.Event()
 
@@ -215,18 +207,16 @@ async def _send(orders: Path, cloud: Cloud, stop: asyncio.Event) -> int:
     )
     assert process.stderr is not None
 
-    async def relay(stream: asyncio.StreamReader) -> None:
-        async for line in lines(stream):
-            log.warning("producer: %s", line)
+    async def end_when_stopped() -> None:
+        await stop.wait()
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
 
-    stopped = asyncio.create_task(stop.wait())
-    ended = asyncio.gather(relay(process.stderr), process.wait())
-    await asyncio.wait((stopped, ended), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if process.returncode is None:
-        process.terminate()
-    await ended
-    return process.returncode or 0
+    ending = asyncio.create_task(end_when_stopped())
+    async for line in lines(process.stderr):
+        log.warning("producer: %s", line)
+    ending.cancel()
+    return await process.wait()
 
 
 async def _idle(cloud: Cloud, stop: asyncio.Event) -> None:

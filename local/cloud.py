@@ -16,7 +16,6 @@ from typing import Self
 
 import grpc
 from aiohttp import web
-from google.cloud.tasks_v2 import types
 
 from local.breakages import Breakages
 from local.cloud_run.front_door import FrontDoor
@@ -127,7 +126,6 @@ class Cloud:
     """An address at which Cloud Tasks listens too."""
 
     def __post_init__(self) -> None:
-        self._preparing = asyncio.Lock()
         self._has_tables: bool | None = None
         """None: not known yet."""
 
@@ -149,9 +147,9 @@ class Cloud:
         log.info("What is going on: %s", self._page_url)
         rest_listener = started.enter_context(listen(self.ports.tasks_rest, "Cloud Tasks over REST and the issuer"))
         rest_port, service_port = rest_listener.getsockname()[1], self.service_listener.getsockname()[1]
-        identity = Identity(
-            f"http://127.0.0.1:{rest_port}", program.project, program.accounts, self._signing_key(), self.faults.clock
-        )
+        key = self.store.fact("key") or new_key()
+        self.store.set_fact("key", key)  # tokens stay valid across restarts
+        identity = Identity(f"http://127.0.0.1:{rest_port}", program.project, program.accounts, key, self.faults.clock)
         dispatcher = Dispatcher(identity, self.faults.clock, self.faults)
         listeners = (dispatcher, self.listener, Events(self._queue))
         self.tasks = CloudTasks(self.store, self.faults.clock, identity.has, listeners, time.monotonic)
@@ -215,14 +213,6 @@ class Cloud:
     def _queue(self, path: str) -> Message | None:
         return self.tasks.queues[path].message if path in self.tasks.queues else None
 
-    def _signing_key(self) -> str:
-        """Returns the signing key of the state folder, so that tokens stay valid across restarts."""
-        key = self.store.fact("key")
-        if key is None:
-            key = new_key()
-            self.store.set_fact("key", key)
-        return key
-
     def _declare_queues(self) -> None:
         for queue in self.program.queues:
             try:
@@ -267,10 +257,9 @@ class Cloud:
             await asyncio.to_thread(self.effects.shop.fill_shelf)
 
     async def _prepare_database(self) -> bool:
-        async with self._preparing:
-            if self._has_tables is None:
-                self._has_tables = await prepare_database(self.runtime, self.effects.database_url)
-            return self._has_tables
+        if self._has_tables is None:
+            self._has_tables = await prepare_database(self.runtime, self.effects.database_url)
+        return self._has_tables
 
     async def idle(self) -> bool:
         """Returns whether no running queue has a task, and the shop has sent what it committed."""
@@ -296,16 +285,7 @@ class Cloud:
 
     def dead_letters(self) -> list[Message]:
         """Returns all tasks of the dead-letter queue."""
-        request = types.ListTasksRequest.pb()(
-            parent=self.program.exports["dead_letter_queue"], response_view=types.Task.View.FULL
-        )
-        found: list[Message] = []
-        while True:
-            page = self.tasks.list_tasks(request)
-            found += page.tasks
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                return found
+        return [task.message for task in self.store.tasks(self.program.exports["dead_letter_queue"], "", limit=-1)]
 
     def addresses(self) -> dict[str, str]:
         """Returns the addresses that a client needs. The keys are those of `--json`, named like the stack's outputs."""

@@ -1,8 +1,13 @@
-"""Standard output and error that cannot break: a terminal or pipe that is gone never ends the local cloud."""
+"""Streams of text: standard output and error that cannot break, and the lines that another process prints.
 
+A terminal or pipe that is gone never ends the local cloud.
+"""
+
+import asyncio
 import errno
 import os
 import sys
+from collections.abc import AsyncIterator
 from typing import Any, TextIO
 
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -47,3 +52,16 @@ class _Unbreakable:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
         return getattr(self._stream, name)
+
+
+async def lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Yields each line without its line end. A line longer than the stream's limit comes in pieces."""
+    while not stream.at_eof():
+        try:
+            line = await stream.readuntil()
+        except asyncio.IncompleteReadError as error:
+            line = error.partial
+        except asyncio.LimitOverrunError as error:
+            line = await stream.readexactly(error.consumed)
+        if line:
+            yield line.decode(errors="replace").rstrip("\n")

@@ -8,14 +8,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-from local.cloud_run.instances import end_with
-from local.lines import lines
+from local.cloud_run.instances import end, spawn
 from local.program import ROOT
+from local.streams import lines
 
 log = logging.getLogger("local.web_app")
 
@@ -81,28 +80,13 @@ class WebApp:
             loop.remove_reader(self._listener)
 
     async def _run(self) -> int:
-        self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", *self._module, "--fd", str(self._listener.fileno())),
-            cwd=ROOT,
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            pass_fds=[self._listener.fileno()],
-            start_new_session=True,
-            preexec_fn=end_with(os.getpid(), signal.SIGTERM) if sys.platform == "linux" else None,
-        )
+        descriptor = self._listener.fileno()
+        command = (sys.executable, "-m", *self._module, "--fd", str(descriptor))
+        self._process = process = await spawn(command, ROOT, self._environment, pass_fds=[descriptor])
         try:
             assert process.stdout is not None
             async for line in lines(process.stdout):
                 log.warning("%s: %s", self._name, line)
             return await process.wait()
         finally:
-            if process.returncode is None:
-                process.terminate()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), 5)
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
+            await end(process, process.kill)

@@ -31,6 +31,15 @@ _HOP_BY_HOP = frozenset(
 
 _TOKEN_HEADERS = ("X-Serverless-Authorization", "Authorization")
 """The first one that a request has is read, and no other."""
+_NO_INSTANCE = "The request could not be served by an instance.\n"
+_TEXTS = {
+    401: "Unauthorized: the access token could not be verified.\n",
+    403: "Forbidden: your client has no permission to invoke this service.\n",
+    429: _NO_INSTANCE,
+    503: _NO_INSTANCE,
+    504: "upstream request timeout\n",
+}
+"""The answer to the caller; the log has the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,54 +91,43 @@ class FrontDoor:
 
     async def _answer(self, request: web.Request) -> web.Response:
         refusal = self._refusal(request)
-        if refusal:
-            return refusal
-        body = await request.read()
-        try:
-            if self._broken:
-                raise NoInstanceError(503, "the handler is broken on purpose")
-            async with asyncio.timeout(self._service.timeout), self._instances.slot(body) as instance:
-                return await self._forward(request, body, instance)
-        except NoInstanceError as error:
-            self._log(request, error.status, str(error))
-            return web.Response(status=error.status, text="The request could not be served by an instance.\n")
-        except TimeoutError:
-            self._log(request, 504, f"no answer within {self._service.timeout:g} s")
-            return web.Response(status=504, text="upstream request timeout\n")
-        except aiohttp.ClientError as error:
-            self._log(request, 503, f"the instance broke off: {error}")
-            return web.Response(status=503, text="The request failed because the instance broke off.\n")
-
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        """Returns the refusal of a caller who may not invoke the service, or None."""
-        if "allUsers" in self._service.invokers:
-            return None
-        scheme, _, token = request.headers.get(_token_header(request), "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            self._log(request, 403, "the request has no token")
-            return _forbidden()
-        try:
-            email = self._identity.email(token, self._url, self._service.audiences)
-        except InvalidTokenError as error:
-            self._log(request, 401, f"{error} (audience must be {self._url})")
-            return web.Response(
-                status=401,
-                text="Unauthorized: the access token could not be verified.\n",
-                headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
-            )
-        if self._service.invokers.isdisjoint((f"serviceAccount:{email}", "allAuthenticatedUsers")):
-            reason = f"{email} has no binding of roles/run.invoker; declare a gcp.cloudrunv2.ServiceIamMember for it"
-            self._log(request, 403, reason)
-            return _forbidden()
-        return None
-
-    def _log(self, request: web.Request, status: int, reason: str) -> None:
+        if refusal is None:
+            body = await request.read()
+            try:
+                if self._broken:
+                    raise NoInstanceError(503, "the handler is broken on purpose")
+                async with asyncio.timeout(self._service.timeout), self._instances.slot(body) as instance:
+                    return await self._forward(request, body, instance)
+            except NoInstanceError as error:
+                refusal = error.status, str(error)
+            except TimeoutError:
+                refusal = 504, f"no answer within {self._service.timeout:g} s"
+            except aiohttp.ClientError as error:
+                refusal = 503, f"the instance broke off: {error}"
+        status, reason = refusal
         fields: dict[str, str | int] = {"status": status, "message": reason}
         if task := request.headers.get("X-CloudTasks-TaskName"):
             count = request.headers.get("X-CloudTasks-TaskRetryCount", "")
             attempt = str(int(count) + 1) if re.fullmatch("[0-9]{1,9}", count) else "?"
             fields |= {"queue": request.headers.get("X-CloudTasks-QueueName", ""), "task": task, "attempt": attempt}
         log.warning("%d for service %s: %s", status, self._service.name, reason, extra={"fields": fields})
+        headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if status == 401 else {}
+        return web.Response(status=status, text=_TEXTS[status], headers=headers)
+
+    def _refusal(self, request: web.Request) -> tuple[int, str] | None:
+        """Status and reason if the caller may not invoke the service."""
+        if "allUsers" in self._service.invokers:
+            return None
+        scheme, _, token = request.headers.get(_token_header(request), "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            return 403, "the request has no token"
+        try:
+            email = self._identity.email(token, self._url, self._service.audiences)
+        except InvalidTokenError as error:
+            return 401, f"{error} (audience must be {self._url})"
+        if self._service.invokers.isdisjoint((f"serviceAccount:{email}", "allAuthenticatedUsers")):
+            return 403, f"{email} has no binding of roles/run.invoker; declare a gcp.cloudrunv2.ServiceIamMember for it"
+        return None
 
     async def _forward(self, request: web.Request, body: bytes, instance: str) -> web.Response:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP_BY_HOP}
@@ -159,7 +157,3 @@ class FrontDoor:
 def _token_header(request: web.Request) -> str:
     """The header whose token counts."""
     return next((header for header in _TOKEN_HEADERS if header in request.headers), _TOKEN_HEADERS[-1])
-
-
-def _forbidden() -> web.Response:
-    return web.Response(status=403, text="Forbidden: your client has no permission to invoke this service.\n")

@@ -15,12 +15,13 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 
 from local.cloud_run.runtime import Runtime
 from local.cloud_run.sources import changes
 from local.faults import FROZEN_SECONDS
-from local.lines import lines
+from local.streams import lines
 
 log = logging.getLogger("local.cloud_run.instances")
 handler_log = logging.getLogger("handler")
@@ -155,17 +156,8 @@ class Instances:
             {**self._environment, "HOST": instance.host, "PORT": str(instance.port)}
         )
         try:
-            instance.process = process = await asyncio.create_subprocess_exec(
-                *command,
-                cwd=self._runtime.folder,
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                limit=_LINE_BYTES,
-                start_new_session=True,  # Ctrl-C is for the local cloud, which then ends its instances gracefully
-                preexec_fn=end_with(os.getpid(), self._runtime.end_signal) if sys.platform == "linux" else None,
-            )
+            process = await spawn(command, self._runtime.folder, environment, self._runtime.end_signal)
+            instance.process = process
         except OSError as error:
             raise NoInstanceError(503, f"the handler cannot be started: {error}; {self._runtime.remedy}") from None
         watcher = asyncio.create_task(self._watch(instance, process))
@@ -249,16 +241,8 @@ class Instances:
                 self._runtime.kill(instance.process, instance.port)
 
     async def _stop(self, instance: Instance) -> None:
-        if instance.process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(instance.process.pid, signal.SIGTERM)
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await instance.process.wait()
-            except TimeoutError:
-                self._kill(instance)
-                await instance.process.wait()
+        if instance.process:
+            await end(instance.process, lambda: self._kill(instance))
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -286,6 +270,40 @@ def _free_address(any_host: bool) -> tuple[str, int]:
         probe.bind((host if any_host and sys.platform == "linux" else "127.0.0.1", 0))
         found: tuple[str, int] = probe.getsockname()
         return found
+
+
+async def spawn(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    end_signal: signal.Signals = signal.SIGTERM,
+    pass_fds: Sequence[int] = (),
+) -> asyncio.subprocess.Process:
+    """Start a program whose whole output is its `stdout`. It gets `end_signal` if the local cloud dies."""
+    return await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=_LINE_BYTES,
+        pass_fds=pass_fds,
+        start_new_session=True,  # Ctrl-C is for the local cloud, which then ends its programs gracefully
+        preexec_fn=end_with(os.getpid(), end_signal) if sys.platform == "linux" else None,
+    )
+
+
+async def end(process: asyncio.subprocess.Process, kill: Callable[[], None]) -> None:
+    """End a program with SIGTERM, and by `kill` if it still runs after STOP_SECONDS."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            kill()
+            await process.wait()
 
 
 def end_with(parent: int, number: signal.Signals) -> Callable[[], None]:

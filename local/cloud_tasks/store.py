@@ -155,7 +155,7 @@ class Store:
         return row and _stored(row)
 
     def tasks(self, queue: str, after: str, limit: int) -> list[StoredTask]:
-        """Up to `limit` tasks whose names follow `after`, by name."""
+        """Up to `limit` tasks whose names follow `after`, by name; all of them for -1."""
         first, end = _tasks_of(queue)
         query = (
             "SELECT message, in_flight, previous_status FROM tasks WHERE name > ? AND name < ? ORDER BY name LIMIT ?"

@@ -17,16 +17,13 @@ NOTEBOOK = "notebook"
 """The item of the shop's orders that name none."""
 NOTEBOOKS = 1_000_000
 
-_METADATA = sql.MetaData()
-_ORDERS = sql.Table("orders", _METADATA, sql.Column("order_id", sql.Text))
-_LINES = sql.Table(
-    "order_lines",
-    _METADATA,
-    sql.Column("order_id", sql.Text),
-    sql.Column("item", sql.Text),
-    sql.Column("quantity", sql.Integer),
+_STOCK_UP = sql.text("INSERT INTO stock (item, quantity) VALUES (:item, :stock)")
+_COMMIT = (
+    _STOCK_UP,
+    sql.text("INSERT INTO orders (order_id) VALUES (:order)"),
+    sql.text("INSERT INTO order_lines (order_id, item, quantity) VALUES (:order, :item, 1)"),
 )
-_STOCK = sql.Table("stock", _METADATA, sql.Column("item", sql.Text), sql.Column("quantity", sql.Integer))
+_ORDERS = sql.text("SELECT order_id FROM orders")
 
 
 class Shop:
@@ -40,14 +37,10 @@ class Shop:
     def commit(self, orders: Iterable[str]) -> None:
         """Commits these orders, each of one piece of its own item. Skips orders that exist."""
         with self._engine.begin() as connection:
-            known = set(connection.execute(sql.select(_ORDERS.c.order_id)).scalars())
-            new = [order for order in dict.fromkeys(orders) if order not in known]
-            if new:
-                items = {order: item_of(order) for order in new}
-                connection.execute(sql.insert(_STOCK), [{"item": item, "quantity": STOCK} for item in items.values()])
-                connection.execute(sql.insert(_ORDERS), [{"order_id": order} for order in new])
-                lines = [{"order_id": order, "item": item, "quantity": 1} for order, item in items.items()]
-                connection.execute(sql.insert(_LINES), lines)
+            known = set(connection.execute(_ORDERS).scalars())
+            new = [_row(order) for order in dict.fromkeys(orders) if order not in known]
+            for statement in _COMMIT if new else ():
+                connection.execute(statement, new)
 
     def fill_shelf(self) -> None:
         """Puts the item of orders that name none into the stock, once."""
@@ -67,7 +60,7 @@ class Shop:
 
     def sold(self) -> list[int]:
         """Returns, for each item that was ordered, by how much its stock has fallen."""
-        ordered = sql.select(_STOCK.c.item, _STOCK.c.quantity).where(_STOCK.c.item.in_(sql.select(_LINES.c.item)))
+        ordered = sql.text("SELECT item, quantity FROM stock WHERE item IN (SELECT item FROM order_lines)")
         with self._engine.connect() as connection:
             stock = connection.execute(ordered).all()
             return [(NOTEBOOKS if item == NOTEBOOK else STOCK) - quantity for item, quantity in stock]
@@ -75,12 +68,12 @@ class Shop:
     def stock_up(self, orders: Iterable[str]) -> None:
         """Puts the item of each of these orders into the stock."""
         with self._engine.begin() as connection:
-            connection.execute(sql.insert(_STOCK), [{"item": item_of(order), "quantity": STOCK} for order in orders])
+            connection.execute(_STOCK_UP, [_row(order) for order in orders])
 
     def orders(self) -> list[str]:
         """Returns the ids of the orders that were committed."""
         with self._engine.connect() as connection:
-            return list(connection.execute(sql.select(_ORDERS.c.order_id)).scalars())
+            return list(connection.execute(_ORDERS).scalars())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -134,6 +127,10 @@ class Shop:
 def item_of(order: str) -> str:
     """Returns the item that belongs to this order alone, so that no error hides another."""
     return f"SKU-{order}"
+
+
+def _row(order: str) -> dict[str, str | int]:
+    return {"order": order, "item": item_of(order), "stock": STOCK}
 
 
 def orders_of(file: Path) -> tuple[list[str], int]:

@@ -37,7 +37,7 @@ class Clocked(Listener):
         """What RunTask began."""
         self.tasks = CloudTasks(self.store, lambda: self.now, lambda *_: True, [self])
         self.queues = self.tasks.queues
-        self._api = Api(self.tasks, Batches(self.tasks, self.store, lambda: self.now))
+        self.api = Api(self.tasks, Batches(self.tasks, self.store, lambda: self.now))
         declared = {
             "name": QUEUE,
             "rateLimits": {"maxDispatchesPerSecond": 50, "maxConcurrentDispatches": 20},
@@ -63,7 +63,7 @@ class Clocked(Listener):
     def do(self, name: str, /, **request: Any) -> Message:  # noqa: ANN401 - any field, in JSON
         """Make a call by its name in the proto; raises CallError."""
         call = _CALLS[name]
-        return self._api.perform(call, json_format.ParseDict(request, call.request()))
+        return self.api.perform(call, json_format.ParseDict(request, call.request()))
 
     def create(self, name: str = TASK, **task: Any) -> Message:  # noqa: ANN401 - any field of a task, in JSON
         """Create a task with a body."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +10,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local.cloud_tasks.api import Api
-from local.cloud_tasks.batches import Batches
 from local.cloud_tasks.beta import BETA_CALLS
 from local.cloud_tasks.calls import CALLS, Call
 from local.cloud_tasks.json_request import parse_request
 from local.cloud_tasks.messages import CallError, Message
-from local.cloud_tasks.store import Store
-from local.cloud_tasks.tasks import CloudTasks
-from tests.local.cloud_tasks.serving import LOCATION, START
+from tests.local.cloud_tasks.clocked import QUEUE, TASK, Clocked
+from tests.local.cloud_tasks.serving import LOCATION
 
-QUEUE = f"{LOCATION}/queues/q"
-TASK = f"{QUEUE}/tasks/t"
 STRANGE = ("projects/\0/locations/\n", "projects/a", "\u00e9", f"{LOCATION}/cmekConfig")
 NAMES = ("", LOCATION, QUEUE, f"{QUEUE}-2", TASK, f"{TASK}-2", *STRANGE)
 WORDS = ("https://h.example/p?q=1", "http://127.0.0.1:1", "http://[", "a@b", "AND (NOT", "state", "*")
@@ -74,32 +68,13 @@ def _set(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: int) 
 REQUESTS = st.sampled_from([*CALLS, *BETA_CALLS]).flatmap(lambda call: st.tuples(st.just(call), messages(call.request)))
 
 
-class Service:
-    """The service on a state file, with one queue and one task."""
-
-    def __init__(self, file: Path) -> None:
-        self.now = START
-        self.file = file
-        self.open()
-        self.do("CreateQueue", parent=LOCATION, queue={"name": QUEUE})
-        self.do("CreateTask", parent=QUEUE, task={"name": TASK, "http_request": {"url": "https://h.example"}})
-
-    def open(self) -> None:
-        self.store = Store(self.file)
-        self.tasks = CloudTasks(self.store, lambda: self.now, lambda *_: True)
-        self.api = Api(self.tasks, Batches(self.tasks, self.store, lambda: self.now))
-
-    def do(self, name: str, **fields: Any) -> Message:  # noqa: ANN401 - any field
-        call = next(call for call in CALLS if call.name == name)
-        return self.api.perform(call, call.request(**fields))
-
-    def code(self, call: Call, request: Message) -> str:
-        try:
-            self.api.perform(call, request).SerializeToString()
-        except CallError as error:
-            error.status().SerializeToString()
-            return error.code
-        return "OK"
+def code(service: Clocked, call: Call, request: Message) -> str:
+    try:
+        service.api.perform(call, request).SerializeToString()
+    except CallError as error:
+        error.status().SerializeToString()
+        return error.code
+    return "OK"
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,23 +82,23 @@ class Service:
 def test_no_request_is_an_internal_error_and_none_stops_a_queue_or_the_next_start(
     tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[Call, Message]]
 ) -> None:
-    service = Service(tmp_path_factory.mktemp("state") / "state.sqlite")
+    service = Clocked(tmp_path_factory.mktemp("state") / "state.sqlite")
+    service.create(TASK)
     for call, request in requests:
         parsed = call.request.FromString(request.SerializeToString())
-        assert service.code(call, parsed) != "INTERNAL", (call.name, parsed)
+        assert code(service, call, parsed) != "INTERNAL", (call.name, parsed)
     for _ in range(3):
         service.now += 40 * 24 * 3600
-        for path in service.tasks.queues.paths():
+        for path in service.queues.paths():
             for attempt in service.tasks.start_attempts(path):
                 service.tasks.end_attempt(attempt, 500)
             service.tasks.next_dispatch(path)
-        before = service.tasks.queues.paths()
-        service.store.close()
-        service.open()
-        assert service.tasks.queues.paths() == before
+        before = service.queues.paths()
+        service.reopen()
+        assert service.queues.paths() == sorted({QUEUE, *before})
     other = f"{LOCATION}/queues/other"
     service.do("CreateQueue", parent=LOCATION, queue={"name": other})
-    service.do("CreateTask", parent=other, task={"http_request": {"url": "https://h.example"}})
+    service.create(f"{other}/tasks/t")
     assert len(service.tasks.start_attempts(other)) == 1
     service.store.close()
 

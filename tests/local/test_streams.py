@@ -1,6 +1,6 @@
 import asyncio
 
-from local.lines import lines
+from local.streams import lines
 
 
 async def test_a_line_of_any_length_comes_whole_or_in_pieces_and_none_is_lost() -> None:
