@@ -44,12 +44,9 @@ class Instance:
 
         database = Database(str(environment.database_url), 1, self.process.thread, world.database_now)
         assert environment.task_queue is not None
-        self._app = App(
-            environment,
-            Effects.on(database, environment),
-            DeadLetters(environment.dead_letter_queue, environment.timeout, open_api),
-            Relay(database, environment.task_queue, open_api, lambda: world.loop.now),
-        )
+        dead_letters = DeadLetters(environment.dead_letter_queue, environment.timeout, open_api)
+        relay = Relay(database, environment.task_queue, dead_letters.api, lambda: world.loop.now)
+        self._app = App(environment, Effects.on(database, environment), dead_letters, relay)
         self._world = world
         self.process.context.copy().run(self._app.start)
 

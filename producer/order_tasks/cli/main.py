@@ -5,6 +5,7 @@ interrupted.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,11 +30,16 @@ def main(argv: Sequence[str] | None = None, clock: Clock = SYSTEM_CLOCK) -> int:
     args = _parser().parse_args(argv)
     run: _Run = args.run
     try:
-        return run(args, clock)
+        code = run(args, clock)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         args.parser.print_usage(sys.stderr)
         sys.stderr.write(f"{error}\n")
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written at the exit
+        return 1
     except (ConfigError, InvalidOrderError, GoogleAuthError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

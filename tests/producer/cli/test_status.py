@@ -1,6 +1,7 @@
 """`python -m order_tasks status`: read only, bounded, and silent about customers."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -10,7 +11,7 @@ import grpc
 import pytest
 from google.cloud import tasks_v2
 
-from tests.producer.service import DEAD_LETTER_QUEUE, EMAIL, QUEUE, Service
+from tests.producer.service import DEAD_LETTER_QUEUE, EMAIL, QUEUE, Service, process
 
 pytestmark = pytest.mark.usefixtures("environment", "utc")
 
@@ -226,3 +227,11 @@ def test_a_command_that_needs_the_dead_letter_queue_says_where_it_comes_from(
         'export ORDER_TASKS_DEAD_LETTER_QUEUE="$(pulumi stack output dead_letter_queue)"\n',
     )
     assert service.called == []
+
+
+def test_a_reader_that_ends_early_is_no_error(stored: Service) -> None:
+    with process("status", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as status:
+        assert status.stdout
+        assert status.stderr
+        status.stdout.close()
+        assert (status.wait(30), status.stderr.read()) == (1, "")
