@@ -19,8 +19,8 @@ from local.simulate.simulation import simulate
 MOST_SEEDS = 60
 """How many are tried if the first that found a break does not find it any more."""
 BREAKS: dict[str, tuple[int, Any, str, str]] = {
-    "a claim is taken over at once": (10, ledger, "effects.claimed_until <= epoch_now()", "TRUE"),
-    "a claim is taken over although the effect is done": (4, ledger, "effects.done_at IS NULL AND", ""),
+    "a claim is taken over at once": (6, ledger, "effects.claimed_until <= epoch_now()", "TRUE"),
+    "a claim is taken over although the effect is done": (1, ledger, "effects.done_at IS NULL AND", ""),
     "an effect is recorded before it happens": (
         0,
         ledger.Ledger.once,
@@ -40,28 +40,28 @@ BREAKS: dict[str, tuple[int, Any, str, str]] = {
         "await self._dead_letters.reserve(delivery, body)",
         "Stored(Outcome.UNKNOWN)",
     ),
-    "an order that is not stored counts as stored": (22, attempt._kept, "if stored.safe", "if True"),
+    "an order that is not stored counts as stored": (24, attempt._kept, "if stored.safe", "if True"),
     "a reservation is deleted although the failure is not stored": (
-        5,
+        1,
         attempt.Attempts._make_last,
         "return _troubled(_kept(attempt, reserved),",
         "await self._dead_letters.release(delivery, body, reserved.again, failed=True)\n"
         "        return _troubled(_kept(attempt, reserved),",
     ),
     "an order whose entry was deleted has no other reservation": (
-        4,
+        23,
         dead_letters.DeadLetters.reserve,
         "if reserved.outcome is not Outcome.BLOCKED",
         "if True",
     ),
     "a replay that fails for good leaves the queue": (
-        12,
+        4,
         attempt.Attempts._keep,
         "return attempt._replace(will_retry=not delivery.is_last)",
         "return attempt._replace(end=End.FAILED if delivery.max_attempts else End.DEAD_LETTERED)",
     ),
     "a replay deletes the entry before its attempt has ended": (
-        1,
+        9,
         replay.Replay.run,
         "self._queues.run(entry.path)",
         "self._queues.run(entry.path) and self._queues.delete(entry.path)",
@@ -74,7 +74,7 @@ BREAKS: dict[str, tuple[int, Any, str, str]] = {
     ),
     "a failure is answered 200": (0, app.App._answer, "status, answer = 500", "status, answer = 200"),
     "publish deletes rows whose tasks were not created": (
-        1,
+        2,
         producer.published,
         "isinstance(result, Exception)",
         "False",
