@@ -80,6 +80,8 @@ ROWS = [
     Row("set_iam_policy", {"resource": QUEUE, "policy": {"bindings": [{"role": "roles/run.invoker", "members": ["user:a@b.c"]}]}}, INVALID, "Role roles/run.invoker is not supported for this resource.", GUIDE),
     Row("create_task", task("new"), "OK", {"name": f"{QUEUE}/tasks/new", "view": "BASIC"}, REFERENCE),
     Row("create_task", task(http_request={"url": f"https://handler.example/{'u' * 2083}"}), INVALID, "HttpRequest.url must be at most 2083 characters long.", OURS),
+    Row("create_task", task(http_request={"url": "http://h:99999/"}), INVALID, "HttpRequest.url 'http://h:99999/' is not a valid URL.", OURS),
+    Row("create_task", task(http_request={"url": f"http://{'h' * 70}/"}), INVALID, f"HttpRequest.url 'http://{'h' * 70}/' is not a valid URL.", OURS),
     Row("create_task", task(http_request={"headers": {"X-Large": "x" * 81920}}), INVALID, "HttpRequest.headers must be smaller than 80 KB.", OURS),
     Row("create_task", task(http_request={"oidc_token": {"service_account_email": "ghost@shop.example"}}), "PERMISSION_DENIED", DENIED.format("ghost@shop.example") + "...", GUIDE),
     Row("create_task", {"parent": QUEUE, "task": {"app_engine_http_request": {}}}, "UNIMPLEMENTED", "App Engine tasks are not served here; create an HTTP task", OURS),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,19 @@ def test_no_json_is_anything_but_a_request_or_an_invalid_argument(data: st.DataO
         code = error.code
         json.dumps(json_format.MessageToDict(error.status())).encode()
     assert code in ("OK", "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("field", ["min_backoff", "max_backoff", "max_retry_duration"])
+@pytest.mark.parametrize(
+    "duration", [{"seconds": 2**63 - 1}, {"seconds": -(2**63)}, {"nanos": 2**31 - 1}, {"nanos": -(2**31)}]
+)
+def test_a_duration_out_of_its_range_is_an_invalid_argument(
+    tmp_path: Path, field: str, duration: dict[str, int]
+) -> None:
+    service = Clocked(tmp_path / "state.sqlite")
+    [create] = [call for call in CALLS if call.name == "CreateQueue"]
+    queue = {"name": f"{QUEUE}-d", "retry_config": {field: duration}}
+    with pytest.raises(CallError) as caught:
+        service.api.perform(create, create.request(parent=LOCATION, queue=queue))
+    assert caught.value.code == "INVALID_ARGUMENT"
+    service.store.close()
