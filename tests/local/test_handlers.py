@@ -1,5 +1,6 @@
 """Any handler behind the local cloud: a command, a URL, an image; its code's changes; and what cannot run."""
 
+import dataclasses
 import http.server
 import json
 import re
@@ -18,6 +19,7 @@ from docs.pages.stack import EXAMPLE
 from local.preview import preview
 from local.program import PROJECT, ROOT, ProgramError, evaluate, local_stack, run_file, stack_configuration
 from local.program.declared import declared
+from tests.local.cloud_tasks.test_clients import PROGRAMS, built
 from tests.local.running import LocalCloud, copy_of_checkout, edit, running, total, up, wait_for
 
 HANDLER = """
@@ -255,8 +257,7 @@ def test_without_the_three_files_of_the_shop_the_pipeline_works_and_has_no_actio
 
 
 def test_the_tutorials_service_gets_the_tasks_of_an_order(tmp_path: Path) -> None:
-    if not shutil.which("node") or not (ROOT / "bench/express/node_modules").exists():
-        pytest.skip("needs node, and `npm ci` in bench/express")
+    built(dataclasses.replace(PROGRAMS[0], folder=str(ROOT / "bench/express")))
     orders = tmp_path / "orders.jsonl"
     orders.write_text('{"orderId": "ORD-1", "customerEmail": "ada@example.com"}\n')
     run = up("--handler", "node bench/express/index.js", "--orders", str(orders), "--exit-when-idle")
