@@ -26,9 +26,9 @@ MARGIN_SECONDS = 60
 OPEN_SECONDS = 15.0
 """Limit of loading the official client and of the wait for its credentials."""
 
-_MOST_AGAIN = 5
-"""How often an order is stored again within a day after its entry was dropped or replayed. Its task was still in the
-main queue then, and would otherwise run without a reservation."""
+_MOST_NAMES = 5
+"""How many names an entry of an order may have within a day. The next one is used if an operator dropped or replayed
+the entry while its task was still in the main queue: the task would otherwise run without a reservation."""
 _REASON_LENGTH = 200
 _TASK_LENGTH = 500
 _LARGE_BODY = 2**20 - 2000
@@ -99,7 +99,7 @@ class DeadLetters:
         """
         reason = "The last attempt did not end, or its failure was not stored. The log lines of this task say more"
         due = datetime.now(UTC) + self._reserved_for
-        for again in range(_MOST_AGAIN):
+        for again in range(_MOST_NAMES):
             reserved = await self._create(_names(delivery, body, again), delivery, body, reason, "Unfinished", due)
             if reserved.outcome is not Outcome.BLOCKED:
                 break
@@ -110,7 +110,7 @@ class DeadLetters:
 
     async def store(self, delivery: Delivery, body: bytes, reason: str, kind: str) -> Stored:
         """Keeps an order that failed for good. It may be replayed at once. `kind`: the class of the error."""
-        for again in range(_MOST_AGAIN):
+        for again in range(_MOST_NAMES):
             stored = await self._create(_names(delivery, body, again, failed=True), delivery, body, reason, kind, None)
             if stored.outcome is not Outcome.BLOCKED:
                 break
@@ -184,7 +184,7 @@ class DeadLetters:
 def _names(delivery: Delivery, body: bytes, again: int, *, failed: bool = False) -> list[str]:
     """The short name of the reservation, or of the entry of a failure, and the shorter one that a large body may need.
 
-    They are the same for each attempt of a task, and others for another body.
+    They are the same for each attempt of a task, and others for another body. `again`: how many entries were deleted.
     """
     parts = [(delivery.queue or "").encode(), delivery.task.encode(), body]
     parts += [*([b"failed"] if failed else []), *([str(again).encode()] if again else [])]

@@ -34,16 +34,16 @@ class Loop(asyncio.BaseEventLoop):
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[["Process"], None]) -> None:
+        """`before`: called before each step of a process, which it may kill or freeze."""
         super().__init__()
+        self._before = before
         self.now = 0.0
         """Seconds since the start."""
         self.errors: list[str] = []
         """What callbacks raised."""
         self.tasks: list[asyncio.Task[Any]] = []
         """All tasks, so that no collector ends one."""
-        self.before: Callable[[Process], None] = lambda _: None
-        """Called before each step of a process, which it may kill or freeze."""
         self._turns = 0
 
     def time(self) -> float:
@@ -63,7 +63,7 @@ class Loop(asyncio.BaseEventLoop):
         if handle.cancelled():
             return
         if process and process.runs:
-            self.before(process)
+            self._before(process)
         if process and not process.runs:
             process.held.append(handle)
         else:

@@ -49,7 +49,7 @@ class World:
     def __init__(self, seed: int, without: frozenset[int] = frozenset(), most_faults: int | None = None) -> None:
         """`without`: numbers of faults that are left out. `most_faults`: no fault happens after so many."""
         self.seed = seed
-        self.loop = Loop()
+        self.loop = Loop(self._step)
         self.breaking = False
         self.events: list[Event] = []
         self.drawn = 0
@@ -104,11 +104,9 @@ class World:
 
     def begin_breaking(self) -> None:
         self.breaking, self.slow = True, self._slow_faulty
-        self.loop.before = self._step
 
     def end_breaking(self) -> None:
         self.breaking, self.slow = False, 0.5
-        self.loop.before = lambda _: None
         self.disk_full_until = self.store_away_until = 0.0
 
     def draw(self, place: str, part: float = 1.0) -> str | None:
@@ -131,6 +129,8 @@ class World:
 
     def _step(self, process: Process) -> None:
         """A process goes on after any `await`, unless a fault meets it here."""
+        if not self.breaking:
+            return
         self._steps -= 1
         if self._steps > 0:
             return
